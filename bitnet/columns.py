@@ -1,0 +1,68 @@
+"""The columns of `metrics.csv`, in order: the one place where training and analysis agree on names.
+
+The first five, and their formats, are the study's. Values that do not apply (ternary shares of a float model, say) are empty.
+"""
+
+from __future__ import annotations
+
+STUDY_COLUMNS: dict[str, str] = {
+    "Step": "optimizer step, from 1",
+    "Loss": "training loss of that step's batch, before its update; 4 decimals",
+    "UniquePredictions": "distinct argmaxes of the probe that `probe.metric` names",
+    "LR": "learning rate that the schedule gives at this step; 6 decimals",
+    "WD": "weight decay that the schedule gives at this step; 2 decimals",
+}
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+OTHER_COLUMNS: dict[str, str] = {
+    "tokens": "training tokens seen",
+    "train_loss": "Loss at full precision, nats per token",
+    "regularizer_loss": "the regulariser's weighted addition to the training loss",
+    "lr_applied": "learning rate of this step's update (differs from LR under schedule_lag)",
+    "wd_applied": "weight decay of this step's update",
+    "grad_norm": "global gradient norm before clipping",
+    "contexts_uniq": "distinct argmaxes at the last position of the random contexts (the study's metric A)",
+    "contexts_positions": "number of random contexts: the ceiling of contexts_uniq",
+    "first_batch_uniq": "distinct argmaxes over the first training batch (the study's metric B)",
+    "first_batch_positions": "positions in the first training batch",
+    "first_batch_distinct_targets": "distinct next tokens there",
+    "first_batch_top1_prob": "mean probability of the argmax there",
+    "first_batch_entropy": "mean entropy of the predictions there, nats",
+    "heldout_loss": "held-out cross-entropy, nats per token",
+    "heldout_uniq": "distinct argmaxes over the held-out positions (uniq)",
+    "heldout_positions": "held-out positions evaluated",
+    "heldout_distinct_targets": "distinct next tokens there",
+    "entropy_mean": "mean entropy of each held-out prediction, nats: high when logits are flat",
+    "entropy_marginal": "entropy of the mean held-out prediction, nats",
+    "entropy_argmax": "entropy of the distribution of held-out argmaxes, nats: low when all are the same",
+    "top1_prob": "mean probability of the held-out argmax",
+    "logit_mean": "mean of the held-out logits",
+    "logit_std": "standard deviation of the held-out logits",
+    **{f"logit_p{p}": f"percentile {p} of the held-out logits (to bfloat16's 8 bits)" for p in PERCENTILES},
+    "ternary_neg": "share of -1 among the ternary codes",
+    "ternary_zero": "share of 0",
+    "ternary_pos": "share of +1",
+    "flip_rate": "share of codes that changed since the last evaluation",
+    "latent_embedding": "mean magnitude of the embedding",
+    "latent_attention": "mean magnitude of the latent attention projections",
+    "latent_ffn": "mean magnitude of the latent FFN projections",
+    "latent_head": "mean magnitude of the head",
+    "latent_norm": "mean magnitude of the norm gains",
+}
+
+COLUMNS: tuple[str, ...] = (*STUDY_COLUMNS, *OTHER_COLUMNS)
+INTEGERS = frozenset(
+    {"Step", "UniquePredictions", "tokens"}
+    | {c for c in OTHER_COLUMNS if c.endswith(("_uniq", "_positions", "_distinct_targets"))}
+)
+_STUDY_FORMATS = {"Loss": "{:.4f}", "LR": "{:.6f}", "WD": "{:.2f}"}
+
+
+def format_value(column: str, value: float | int | None) -> str:
+    """A cell of `metrics.csv`: the study's format in its columns, the shortest exact text in the others, empty for None."""
+    if value is None:
+        return ""
+    if column in _STUDY_FORMATS:
+        return _STUDY_FORMATS[column].format(value)
+    return str(int(value)) if column in INTEGERS else repr(float(value))

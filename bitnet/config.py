@@ -1,0 +1,434 @@
+"""The whole configuration as typed, frozen objects: every knob, its unit, its bounds, and what can't be combined.
+
+Hydra composes YAML; `load` turns the result into a `RunConfig` once, at the door. From there on each function receives
+the part that it needs. Nothing here imports torch, so that planning and reporting stay quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bitnet.errors import UserError, nearest
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not a truth value")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
+OpenFraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
+Warmup = Literal["auto"] | Whole
+
+STUDY_WARMUP_STEPS = 375  # the study and the FAQ of "The Era of 1-bit LLMs" alike
+
+
+class Part(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+# ---------------------------------------------------------------------------------------------------- model and maths
+class ModelConfig(Part):
+    """The transformer. `ffn_size` is the inner width; `fused_projections` gives q,k,v one weight scale and gate,up another.
+
+    `norm_placement`: `block_and_bitlinear` (the study: before attention and FFN and again inside every BitLinear),
+    `bitlinear` (the FAQ and BitNet 2B4T: one norm per BitLinear input, none before the blocks), `block` (pre-norm only).
+    """
+
+    hidden_size: Count
+    num_layers: Count
+    num_heads: Count
+    num_kv_heads: Count
+    ffn_size: Count
+    gated_ffn: bool = True
+    activation: Literal["relu2", "silu", "gelu"] = "relu2"
+    norm_placement: Literal["block_and_bitlinear", "bitlinear", "block"] = "block_and_bitlinear"
+    norm_eps: Positive = 1e-5
+    fused_projections: bool = True
+    tied_head: bool = False
+    rope_theta: Positive = 10_000.0
+    init: Literal["pytorch", "normal"] = "pytorch"
+    init_std: Positive = 0.02
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ModelConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"model.num_heads={self.num_heads} does not divide model.hidden_size={self.hidden_size}")
+        if (self.hidden_size // self.num_heads) % 2:
+            raise ValueError(
+                f"model.hidden_size={self.hidden_size} over model.num_heads={self.num_heads} gives heads of odd width; "
+                "rotary embedding needs an even one"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"model.num_kv_heads={self.num_kv_heads} does not divide model.num_heads={self.num_heads}")
+        return self
+
+
+class TwoStageLinear(Part):
+    """The study's LR: warm-up from 0, linear to `mid_fraction` x peak at the boundary, then to `end_fraction` x peak at T."""
+
+    kind: Literal["two_stage_linear"]
+    peak: Positive
+    warmup_steps: Warmup = "auto"
+    boundary: OpenFraction = 0.5
+    mid_fraction: Fraction = 2 / 3
+    end_fraction: Fraction = 0.001
+    reference_hidden_size: Count | None = None
+
+
+class FaqLinear(Part):
+    """The FAQ's LR: one line from peak to `end` for each stage, the second from `second_peak`, so that it drops at the boundary."""
+
+    kind: Literal["faq"]
+    peak: Positive
+    second_peak: Positive
+    end: NonNegative
+    warmup_steps: Warmup = "auto"
+    boundary: OpenFraction = 0.5
+    reference_hidden_size: Count | None = None
+
+
+class CosineLR(Part):
+    """Warm-up, then half a cosine from peak to `end_fraction` x peak."""
+
+    kind: Literal["cosine"]
+    peak: Positive
+    warmup_steps: Warmup = "auto"
+    end_fraction: Fraction = 0.1
+    reference_hidden_size: Count | None = None
+
+
+class ConstantLR(Part):
+    """Warm-up, then the peak."""
+
+    kind: Literal["constant"]
+    peak: Positive
+    warmup_steps: Warmup = "auto"
+    reference_hidden_size: Count | None = None
+
+
+LRConfig = Annotated[TwoStageLinear | FaqLinear | CosineLR | ConstantLR, Field(discriminator="kind")]
+
+
+class TwoStageDecay(Part):
+    """`stage1` before the boundary (a fraction of `steps`), `stage2` from it on.
+
+    `first_step`: what the optimizer was built with; the first update uses it when `schedule_lag` is 1 (null: `stage1`).
+    """
+
+    kind: Literal["two_stage"]
+    stage1: NonNegative
+    stage2: NonNegative
+    boundary: OpenFraction = 0.5
+    first_step: NonNegative | None = None
+
+
+class CosineDecay(Part):
+    """Half a cosine from 0 up to `peak` at the boundary, 0 from it on (BitNet b1.58 2B4T, arXiv 2504.12285)."""
+
+    kind: Literal["cosine"]
+    peak: NonNegative
+    boundary: OpenFraction = 0.5
+    first_step: NonNegative | None = None
+
+
+WDConfig = Annotated[TwoStageDecay | CosineDecay, Field(discriminator="kind")]
+
+
+class ClipConfig(Part):
+    """Largest gradient norm, before any L2 term is added; null: no clipping."""
+
+    max_norm: Positive | None
+
+
+class SmoothingConfig(Part):
+    """Label smoothing. `study`: the target gets 1 - eps, every other token eps/V; `standard`: the target gets eps/V more."""
+
+    epsilon: Annotated[float, Field(ge=0, lt=1)]
+    form: Literal["study", "standard"] = "study"
+
+
+class OptimizerConfig(Part):
+    """`adam_l2` adds weight_decay x w to the gradient (coupled); `adamw` shrinks w by lr x weight_decay (decoupled)."""
+
+    kind: Literal["adam_l2", "adamw"]
+    betas: tuple[OpenFraction, OpenFraction] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    decay_scope: Literal["all", "matrices", "bitlinear"] = "all"
+
+
+class QuantConfig(Part):
+    """What a BitLinear does to its weights (per tensor) and to its input (per token)."""
+
+    weights: Literal["ternary", "int8", "float"]
+    activations: Literal["int8", "float"]
+
+
+class RegularizerConfig(Part):
+    """An addition to the loss, `weight` times its value. `memory` (coverage only): share of the running mean kept a step."""
+
+    kind: Literal["none", "entropy", "token_frequency", "diversity", "coverage", "z_loss"]
+    weight: NonNegative = 0.0
+    memory: OpenFraction = 0.99
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+class DataPart(Part):
+    """What every source shares.
+
+    `encode`: `lines` (non-empty lines one by one, the study's) or `documents` (whole documents, one end mark between).
+    `order`: `sequential` (the study's) or `random` (every window once a pass, shuffled by seed).
+    `at_end`: `stop` the run when the pass ends (the study's), or `repeat`.
+    """
+
+    encode: Literal["lines", "documents"] = "lines"
+    order: Literal["sequential", "random"] = "sequential"
+    at_end: Literal["stop", "repeat"] = "stop"
+    cache: str
+
+
+class PydocsData(DataPart):
+    """Docstrings and documentation topics of the standard library and of the installed dependencies, up to `max_bytes`."""
+
+    source: Literal["pydocs"]
+    max_bytes: Count = 20_000_000
+    heldout_fraction: OpenFraction = 0.05
+
+
+class HubData(DataPart):
+    """A text dataset of the Hugging Face hub, by `datasets.load_dataset(dataset, subset)`."""
+
+    source: Literal["hub"]
+    dataset: str
+    subset: str | None = None
+    train_split: str = "train"
+    heldout_split: str = "validation"
+    column: str = "text"
+
+
+class TextData(DataPart):
+    """The user's own UTF-8 files or folders of `*.txt`/`*.md`. Without `heldout_paths` the last `heldout_fraction` is held out."""
+
+    source: Literal["text"]
+    paths: list[str] = []
+    heldout_paths: list[str] = []
+    heldout_fraction: OpenFraction = 0.05
+
+
+class SyntheticData(DataPart):
+    """A token chain in which each token has `branching` equally likely successors: entropy ln(branching), unigrams uniform."""
+
+    source: Literal["synthetic"]
+    vocab_size: Annotated[int, Field(ge=2)]
+    tokens: Count
+    heldout_tokens: Count
+    branching: Count
+
+
+DataConfig = Annotated[PydocsData | HubData | TextData | SyntheticData, Field(discriminator="source")]
+
+
+class GPT2Tokenizer(Part):
+    """The GPT-2 byte-level BPE from a local folder (`path`) or, without one, from the hub."""
+
+    kind: Literal["gpt2"]
+    path: str | None = None
+
+
+class BPETokenizer(Part):
+    """A byte-level BPE trained on the training text."""
+
+    kind: Literal["bpe"]
+    vocab_size: Annotated[int, Field(ge=257)] = 8192
+
+
+class NoTokenizer(Part):
+    """For sources that make tokens themselves."""
+
+    kind: Literal["none"]
+
+
+TokenizerConfig = Annotated[GPT2Tokenizer | BPETokenizer | NoTokenizer, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------------------------------------------------- the run
+class ProbeConfig(Part):
+    """What an evaluation looks at.
+
+    `metric`: which count is UniquePredictions: `random_contexts` (the study's metric A) or `first_batch` (its metric B).
+    `contexts` x `context_length`: uniformly random token ids, drawn from the seed; `redraw`: fresh ones each time.
+    `heldout_sequences`: sequences of `seq_len` held-out tokens.
+    """
+
+    metric: Literal["random_contexts", "first_batch"] = "random_contexts"
+    contexts: Count = 20
+    context_length: Count = 8
+    redraw: bool = False
+    heldout_sequences: Count = 32
+
+
+class CheckpointConfig(Part):
+    """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`."""
+
+    every: Count = 1000
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+class SweepConfig(Part):
+    """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, and the published rows it answers to."""
+
+    name: str
+    question: str
+    source: str = ""
+    published: list[str] = []
+    arms: dict[str, str] = {}
+    grid: dict[str, list[str | int | float | bool]] = {}
+    seeds: list[int] = []
+
+
+class RunConfig(Part):
+    """Everything that one run needs. A step is an optimizer step; `batch_size` is in sequences, `seq_len` in tokens."""
+
+    steps: Count
+    batch_size: Count
+    seq_len: Count
+    seed: Whole
+    eval_every: Count
+    schedule_lag: Literal[0, 1]
+    precision: Literal["fp32", "bf16"]
+    device: str
+    threads: Count | None
+    out: str
+    overwrite: bool
+    resume: str | None
+    model: ModelConfig
+    lr: LRConfig
+    wd: WDConfig
+    clip: ClipConfig
+    smoothing: SmoothingConfig
+    optimizer: OptimizerConfig
+    quant: QuantConfig
+    regularizer: RegularizerConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    probe: ProbeConfig
+    checkpoint: CheckpointConfig
+    sweep: SweepConfig | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RunConfig:
+        warmup = self.lr.warmup_steps
+        if isinstance(warmup, int) and warmup >= self.steps:
+            raise ValueError(f"lr.warmup_steps={warmup} is not shorter than the run (steps={self.steps})")
+        if isinstance(self.lr, TwoStageLinear | FaqLinear) and isinstance(warmup, int) and warmup > self.lr.boundary * self.steps:
+            raise ValueError(f"lr.warmup_steps={warmup} ends after the boundary, lr.boundary={self.lr.boundary} of steps={self.steps}")
+        if (self.data.source == "synthetic") != (self.tokenizer.kind == "none"):
+            raise ValueError(f"tokenizer={self.tokenizer.kind} does not go with data={self.data.source}: synthetic tokens need tokenizer=none, text needs gpt2 or bpe")
+        if self.probe.context_length < 1:
+            raise ValueError("probe.context_length must be at least 1")
+        return self
+
+
+def _resolve_warmup(values: dict[str, Any]) -> dict[str, Any]:
+    """`auto` becomes 375 steps, or 3.75 % of the run where 375 would not fit into its first half.
+
+    An explicit number is never changed: too long a one is an error.
+    """
+    lr, steps = values.get("lr"), values.get("steps")
+    if isinstance(lr, dict) and lr.get("warmup_steps", "auto") == "auto" and isinstance(steps, int) and steps > 0:
+        fits = 2 * STUDY_WARMUP_STEPS <= steps
+        lr = lr | {"warmup_steps": STUDY_WARMUP_STEPS if fits else math.floor(0.0375 * steps)}
+        return values | {"lr": lr}
+    return values
+
+
+def load(values: dict[str, Any]) -> RunConfig:
+    """The typed configuration.
+
+    Args:
+        values: the composed configuration as plain containers, interpolations resolved.
+    Raises:
+        UserError: naming the first offending key, its value, what is allowed and the nearest name.
+    """
+    try:
+        return RunConfig.model_validate(_resolve_warmup(values))
+    except ValidationError as error:
+        raise UserError(_describe(error, values)) from None
+
+
+def _describe(error: ValidationError, values: dict[str, Any]) -> str:
+    """The first validation error as one sentence."""
+    first = error.errors()[0]
+    # pydantic puts the discriminator's value into the location; a user never typed it
+    path: list[str] = []
+    node: Any = values
+    for name in first["loc"]:
+        if isinstance(node, dict) and name not in node and first["type"] not in {"missing"}:
+            continue
+        path.append(str(name))
+        node = node[name] if isinstance(node, dict) and name in node else node[name] if isinstance(node, list) and isinstance(name, int) else None
+    key = ".".join(path)
+    context = first.get("ctx", {})
+    match first["type"]:
+        case "extra_forbidden":
+            parent: Any = values
+            for name in path[:-1]:
+                parent = parent[name]
+            known = [k for k in parent if k != path[-1]] + sorted(knobs(".".join(path[:-1])))
+            return f"{key}={first['input']!r}: no such key{nearest(path[-1], known)}"
+        case "value_error":
+            message = str(context.get("error", first["msg"]))
+            return message if not key or "=" in message else f"{key}={first['input']!r}: {message}"
+        case "literal_error":
+            return f"{key}={first['input']!r}: allowed are {context['expected']}{nearest(first['input'], str(context['expected']).replace(chr(39), '').replace(' or ', ', ').split(', '))}"
+        case "missing":
+            return f"{key}: missing"
+        case "union_tag_invalid":
+            tag = str(context["discriminator"]).strip("'")
+            return f"{key}.{tag}={context['tag']!r}: allowed are {context['expected_tags']}{nearest(context['tag'], str(context['expected_tags']).replace(chr(39), '').split(', '))}"
+        case _:
+            return f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def knobs(prefix: str = "") -> set[str]:
+    """Names of the keys below the dotted `prefix` ('' for the top level), over every variant of that part."""
+    nodes: list[Any] = [RunConfig]
+    for name in filter(None, prefix.split(".")):
+        nodes = [m for n in nodes if name in n.model_fields for m in _models_in(n.model_fields[name].annotation)]
+    return {field for n in nodes for field in n.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[Part]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, Part) else []
+    return [m for a in getattr(annotation, "__args__", ()) for m in _models_in(a)]
+
+
+# ---------------------------------------------------------------------------------------------------------- identity
+# What can't change a result: where it is written, how it is shown, what it belongs to, and where its data came from
+# (the data's own hash stands in for that).
+_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "sweep", "tokenizer", "data"}
+
+
+def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:
+    """What decides a run's result, as plain values."""
+    values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    return values | {"data": {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}}
+
+
+def digest(identity_values: dict[str, Any], *, without_seed: bool = False) -> str:
+    """Ten hex digits for an identity; `without_seed` names the arm that its seeds share."""
+    values = {k: v for k, v in identity_values.items() if not (without_seed and k == "seed")}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
