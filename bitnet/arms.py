@@ -1,0 +1,138 @@
+"""From a sweep to its arms: expand, compose, validate, freeze, launch those that are not finished, and count what came of it."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from bitnet.config import RunConfig, SweepConfig, load
+from bitnet.errors import UserError
+from bitnet.overrides import key_of, normalise, readable_overrides
+from bitnet.records import RunRecord
+from bitnet.run import Queued, enqueue, say
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of a sweep: what to override, and the arm of the sweep file that it came from."""
+
+    name: str | None
+    overrides: tuple[str, ...]
+
+
+def typed(composed: DictConfig) -> RunConfig:
+    """The typed configuration of what Hydra composed.
+
+    Raises:
+        UserError: when a value can't be used.
+    """
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    try:
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    return load(values)
+
+
+def expand(sweep: SweepConfig | None, axes: Sequence[Sequence[str]], typed_keys: set[str]) -> list[Arm]:
+    """Every arm of a sweep, seeds outermost, so that one whole comparison is there early.
+
+    Args:
+        sweep: the named sweep, if there is one: its arms x grid x seeds.
+        axes: for each further axis its overrides (`key=value`).
+        typed_keys: keys that the command line sets; it beats the file, in arms, grid and seeds alike.
+    """
+    named: Mapping[str, str] = {} if sweep is None else sweep.arms
+    arms = [(name, tuple(o for o in map(normalise, shlex.split(text)) if key_of(o) not in typed_keys)) for name, text in named.items()]
+    grid = {} if sweep is None else {k: v for k, v in sweep.grid.items() if k not in typed_keys}
+    seeds = [] if sweep is None or "seed" in typed_keys else sweep.seeds
+    lists = [[normalise(f"{k}={v}") for v in values] for k, values in grid.items()] + [list(axis) for axis in axes]
+    seed_overrides = [(f"seed={s}",) for s in seeds] or [()]
+    return [
+        Arm(name, (*arm, *rest, *seed))
+        for seed in seed_overrides
+        for name, arm in arms or [(None, ())]
+        for rest in itertools.product(*lists)
+    ]
+
+
+def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]) -> Any:
+    """Carry out a multirun: the body of the project's Hydra sweeper.
+
+    Raises:
+        UserError: before any work, when an arm can't be composed, is invalid, or equals another arm.
+        SystemExit: with code 1, at the end, when a run failed.
+    """
+    named = typed(master).sweep
+    written = [normalise(f"{k}={v}") for k, v in params.items()] + [normalise(a) for a in arguments]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
+    (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
+    arms = [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, [], typed_keys) for fixed in product]
+    queued = _enqueue_all(loader, master, arms)
+    todo = [q for q in queued if not q.finished]
+    say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
+    returned = launcher.launch([[f"resume={_quote(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
+    _summary(queued)
+    return returned
+
+
+def _enqueue_all(loader: ConfigLoader, master: DictConfig, arms: list[Arm]) -> list[Queued]:
+    """Compose and validate all arms, then freeze them; two that resolve to the same run are an error."""
+    composed = [loader.load_sweep_config(master, list(a.overrides)) for a in arms]
+    configs = [typed(c) for c in composed]
+    on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
+    seen: dict[str, Arm] = {}
+    for arm, config in zip(arms, configs, strict=True):
+        key = config.model_dump_json(exclude={"sweep"})
+        if key in seen:
+            names = [" ".join(readable_overrides(a.overrides, seed=True)) or "defaults" for a in (seen[key], arm)]
+            raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
+        seen[key] = arm
+    return [
+        enqueue(
+            config,
+            overrides=readable_overrides(arm.overrides, seed=True),
+            label=",".join(readable_overrides(arm.overrides, seed=False)) or "defaults",
+            arm=arm.name,
+            choices=choices(cfg),
+            check_device=not on_cluster,
+        )
+        for arm, config, cfg in zip(arms, configs, composed, strict=True)
+    ]
+
+
+def choices(composed: DictConfig) -> dict[str, str]:
+    """Which option each group has, the project's own groups only."""
+    return {k: str(v) for k, v in composed.hydra.runtime.choices.items() if not k.startswith("hydra/") and v is not None}
+
+
+def _quote(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _summary(queued: list[Queued]) -> None:
+    """Counts by status from disk, each run that did not end well, and what to type next."""
+    records = [(q.folder, RunRecord(q.folder).read()) for q in queued]
+    counts = Counter(r.get("status", "missing") for _, r in records)
+    for folder, record in records:
+        if record.get("status") not in {"done"}:
+            say(f"{record.get('status', 'missing')}: {folder.name}: {record.get('reason')}")
+    say(", ".join(f"{n} {status}" for status, n in counts.items()))
+    say(f"tables: python -m bitnet.report {shlex.quote(str(queued[0].folder.parent))}")
+    if counts["failed"]:
+        raise SystemExit(1)

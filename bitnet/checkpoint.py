@@ -1,0 +1,108 @@
+"""Checkpoints: flat tensors in one safetensors file, whose name carries the hash of its content.
+
+No pickle anywhere, so a foreign file can't run code. A file appears whole or not at all (written aside, synced, renamed), and
+any later change of its bytes shows, since the name no longer fits; `newest` then falls back to the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors and the plain facts (`step`, `identity`, ...) of a moment in training."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose name starts with `prefix/`, without it."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(f"{prefix}/")}
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system can open folders."""
+    with contextlib.suppress(PermissionError, IsADirectoryError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
+    """Write a checkpoint and drop all but the newest `keep`. Equal content gives an equal name.
+
+    Raises:
+        OSError: when it can't be written; the earlier checkpoints then stand as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"step-{step:08d}{_PARTIAL}"
+    try:
+        flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(flat, partial, metadata={"facts": json.dumps(facts | {"step": step}, sort_keys=True)})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        path = folder / f"step-{step:08d}-{_hash(partial)}.safetensors"
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(folder)
+    for old in _by_age(folder)[keep:]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def _by_age(folder: Path) -> list[Path]:
+    """Checkpoint files, the newest step first."""
+    return sorted((p for p in folder.glob("step-*.safetensors") if _NAME.fullmatch(p.name)), reverse=True)
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose content is what its name says, or None. Each damaged one is reported through `say`."""
+    for path in _by_age(folder):
+        checkpoint = read(path)
+        if checkpoint is not None:
+            return checkpoint
+        say(f"checkpoint {path.name} is damaged; falling back to the one before")
+    return None
+
+
+def read(path: Path) -> Checkpoint | None:
+    """The checkpoint in a file, or None when it is damaged."""
+    name = _NAME.fullmatch(path.name)
+    if name is None or not path.is_file() or _hash(path) != name[2]:
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a mapping)
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (SafetensorError, json.JSONDecodeError):
+        return None
+    return Checkpoint(path, tensors, facts) if "step" in facts else None

@@ -1,0 +1,78 @@
+"""The command line's overrides: numeric group options as people type them, and errors that name the nearest name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+
+from bitnet.config import knobs
+from bitnet.errors import UserError, nearest
+from bitnet.paths import share
+
+# What says where and how a run is carried out, not what it computes; left out of names and labels.
+SESSION_KEYS = {"sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache", "checkpoint.every", "checkpoint.keep"}
+_BARE_NUMBER = re.compile(r"(?<![\w.'\"-])(\d+)(?![\w.'\"-])")
+
+
+def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
+    """Config groups and their options, from the folders on the search path."""
+    found: dict[str, set[str]] = {}
+    folders = [p for root in (share() / "conf", *extra) if root.is_dir() for p in root.iterdir() if p.is_dir()]
+    for folder in [*folders, share() / "sweeps"]:
+        if folder.name != "hydra":
+            options = (f.stem for f in folder.glob("*.yaml") if not f.stem.startswith("_"))
+            found.setdefault(folder.name, set()).update(options)
+    return {name: sorted(options) for name, options in sorted(found.items())}
+
+
+def key_of(override: str) -> str:
+    """The key of `key=value`, without Hydra's prefixes."""
+    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def normalise(override: str) -> str:
+    """Quote bare numbers among a group's options, so that `model=256,512` means the files 256.yaml and 512.yaml.
+
+    Hydra itself reads them as integers and refuses them.
+
+    Raises:
+        UserError: for two named sweeps at once.
+    """
+    if "=" not in override or override.startswith("-"):
+        return override
+    key, value = override.split("=", 1)
+    name = key_of(override)
+    if name == "sweeps" and "," in value:
+        raise UserError(f"sweeps={value}: one named sweep at a time; run the command once for each")
+    if name not in groups():
+        return override
+    return f"{key}=" + _BARE_NUMBER.sub(r"'\1'", value)
+
+
+def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:
+    """Overrides as a person would type them, without those that say nothing of the result, with or without the seed."""
+    left_out = SESSION_KEYS | (set() if seed else {"seed"})
+    kept = (o for o in overrides if key_of(o) not in left_out and not key_of(o).startswith("hydra"))
+    return [o.lstrip("+").replace("'", "") for o in kept]
+
+
+def explain(error: HydraException) -> UserError:
+    """What Hydra found wrong, as one sentence with the nearest name."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = groups().get(group) or [o for o in error.options or [] if not o.startswith("_")]
+        listed = f"; allowed are {', '.join(options)}" if options else ""
+        return UserError(f"{group}={option}: no such option{listed}{nearest(option, options)}")
+    unknown = re.search(r"Could not (?:override|append to config[^']*|delete from config[^']*) '([^']+)'", text)
+    if isinstance(error, ConfigCompositionException) and unknown:
+        key = unknown[1].split("=", 1)[0].lstrip("+~")
+        prefix, _, name = key.rpartition(".")
+        near = nearest(name, knobs(prefix) | (set() if prefix else set(groups())))
+        return UserError(f"{key}: no such key{near}")
+    if isinstance(error, OverrideParseException):
+        return UserError(f"{error.override}: not an override; write KEY=VALUE, or KEY=A,B with -m")
+    return UserError(" ".join(text.split()))

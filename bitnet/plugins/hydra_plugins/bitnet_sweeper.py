@@ -1,0 +1,31 @@
+"""Hydra's view of the project's sweeper; the work is done in `bitnet.arms`.
+
+Hydra accepts plugins only from the namespace package `hydra_plugins`; `bitnet.train` puts this folder's parent on the path.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional  # noqa: UP035 (omegaconf reads these annotations)
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class ArmsSweeperConf:
+    """`params`: axes as in Hydra's basic sweeper, `key: a,b,c`. The arms of a named sweep stand in its `sweep` section."""
+
+    _target_: str = "hydra_plugins.bitnet_sweeper.ArmsSweeper"
+    max_batch_size: Optional[int] = None
+    params: Optional[Dict[str, str]] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="arms", node=ArmsSweeperConf, provider="bitnet")
+
+
+class ArmsSweeper(BasicSweeper):
+    """Composes and validates every arm, freezes each into its run folder, then launches those that are not finished."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from bitnet import arms
+
+        return arms.sweep(self.hydra_context.config_loader, self.config, self.launcher, self.params, arguments)

@@ -1,0 +1,197 @@
+"""Run records: where a run lives, `run.json`, `config.yaml` and `metrics.csv`, each written so that a crash can't tear it.
+
+The readers of these files are in `runs.py`; what the columns mean stands in `columns.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bitnet.columns import COLUMNS, format_value
+from bitnet.errors import UserError
+
+SCHEMA = 1
+FINAL = ("done", "diverged")  # states with a result: not run again unless asked
+_LABEL_LENGTH = 100
+_PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "transformers", "datasets", "tokenizers", "pandas")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content as a whole: a reader, or a crash, sees the old or the new."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+# -------------------------------------------------------------------------------------------------- names and places
+def readable(overrides: Iterable[str]) -> str:
+    """Overrides as one folder-safe, readable word: `optimizer=adamw,wd=paper`; `defaults` when there are none."""
+    text = ",".join(o.replace("'", "").replace('"', "") for o in overrides)
+    text = re.sub(r"[^A-Za-z0-9=,._+-]+", "_", text).replace("..", "_").strip(".")
+    return text[:_LABEL_LENGTH] or "defaults"
+
+
+def locate(out: Path, group: str | None, name: str) -> Path:
+    """The folder of the run called `name` (`<readable>-<id>`): below `out`/<sweep>, or below the date for a run of no sweep.
+
+    A run of no sweep that an earlier day began is found again by its id, whatever its overrides were called then.
+    """
+    if group is not None:
+        return out / readable([group]) / name
+    run_id = name.rsplit("-", 1)[1]
+    earlier = sorted(out.glob(f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}/run.json"))
+    return earlier[-1].parent if earlier else out / datetime.now().strftime("%Y-%m-%d") / name
+
+
+def check_writable(out: Path) -> None:
+    """Raise UserError when nothing can be written below `out`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"out={out}: can't be written ({error.strerror}); name another folder with out=FOLDER") from None
+
+
+# ------------------------------------------------------------------------------------------------------------ run.json
+def provenance() -> dict[str, Any]:
+    """What made a run: versions, the code's commit, the command."""
+    versions = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "git": _git(), "command": shlex.join(sys.orig_argv)}
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the checkout that this package lies in, and whether it had uncommitted changes; None outside one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        state = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(state.stdout.strip())}
+
+
+class RunRecord:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    def read(self) -> dict[str, Any]:
+        """`run.json`; empty when there is none or it can't be read."""
+        try:
+            value = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def update(self, **facts: Any) -> dict[str, Any]:
+        """Set keys of `run.json`, keeping the others."""
+        record = self.read() | facts
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
+        return record
+
+    def create(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """A queued run: its frozen configuration and what is known before it starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        self.update(schema=SCHEMA, status="queued", reason=None, step=0, created=now(), **facts)
+
+    def config(self) -> dict[str, Any]:
+        """`config.yaml` as plain values.
+
+        Raises:
+            UserError: when the folder holds none.
+        """
+        try:
+            values = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            values = None
+        if not isinstance(values, dict):
+            raise UserError(f"resume={self.folder}: no readable config.yaml there; name the folder of a run")
+        return values
+
+
+# --------------------------------------------------------------------------------------------------------- metrics.csv
+class MetricsFile:
+    """`metrics.csv`, opened to go on after `step`: rows of later steps, and a torn last row, are dropped first."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        write_atomically(path, _csv([COLUMNS, *_rows_until(path, step)]))
+
+    def append(self, values: Mapping[str, float | int | None]) -> None:
+        """Add one evaluation and push it to disk, so that a checkpoint written later never outlives its rows.
+
+        Raises:
+            KeyError: for a value whose column `columns.py` does not know.
+        """
+        unknown = values.keys() - set(COLUMNS)
+        if unknown:
+            raise KeyError(f"columns {sorted(unknown)} are not declared in columns.py")
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv([[format_value(c, values.get(c)) for c in COLUMNS]]))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _csv(rows: Iterable[Iterable[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _rows_until(path: Path, step: int) -> list[list[str]]:
+    """The whole rows of steps up to `step`."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    rows = list(csv.reader(io.StringIO(whole)))[1:]
+    return [r for r in rows if len(r) == len(COLUMNS) and r[0].isdigit() and int(r[0]) <= step]
