@@ -25,7 +25,11 @@ def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
         if folder.name != "hydra":
             options = (f.stem for f in folder.glob("*.yaml") if not f.stem.startswith("_"))
             found.setdefault(folder.name, set()).update(options)
-    return {name: sorted(options) for name, options in sorted(found.items())}
+    return {name: sorted(options, key=_numbers_first) for name, options in sorted(found.items())}
+
+
+def _numbers_first(option: str) -> tuple[bool, int, str]:
+    return (not option.isdigit(), int(option) if option.isdigit() else 0, option)
 
 
 def key_of(override: str) -> str:
@@ -71,8 +75,10 @@ def explain(error: HydraException) -> UserError:
     if isinstance(error, ConfigCompositionException) and unknown:
         key = unknown[1].split("=", 1)[0].lstrip("+~")
         prefix, _, name = key.rpartition(".")
-        near = nearest(name, knobs(prefix) | (set() if prefix else set(groups())))
-        return UserError(f"{key}: no such key{near}")
+        known = knobs(prefix) | (set() if prefix else set(groups()))
+        return UserError(f"{key}: no such key{nearest(key, [f'{prefix}.{k}' if prefix else k for k in known])}")
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return UserError(f"{ambiguous[1]}: several values make a sweep; add -m, or write [A,B] for a list")
     if isinstance(error, OverrideParseException):
         return UserError(f"{error.override}: not an override; write KEY=VALUE, or KEY=A,B with -m")
     return UserError(" ".join(text.split()))

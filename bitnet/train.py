@@ -13,16 +13,29 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bitnet import usage
 from bitnet.errors import UserError
 from bitnet.overrides import SESSION_KEYS, explain, key_of, normalise, readable_overrides
 from bitnet.paths import share
 
 
 def task(cfg: DictConfig) -> float | None:
-    """One run: the frozen one that `resume` names, or the one that `cfg` describes. Returns its last held-out loss."""
+    """One run; returns its last held-out loss."""
+    try:
+        return _run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # recorded by the launcher, so that the other jobs go on
+        # an Exception would make Hydra print a line of its own first
+        raise SystemExit(_complain(error)) from None
+
+
+def _run(cfg: DictConfig) -> float | None:
+    """The frozen run that `resume` names, or the one that `cfg` describes."""
     from bitnet import arms, run
 
     overrides = list(HydraConfig.get().overrides.task)
@@ -81,6 +94,9 @@ def register_plugins() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if {"--help", "-h"} & set(arguments):
+        print(usage.text())
+        return 0
     register_plugins()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
     try:

@@ -1,0 +1,137 @@
+"""The two tokenizers, both byte-level BPE: GPT-2's, and one trained on the training text. Any text encodes and decodes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from bitnet.config import BPETokenizer, GPT2Tokenizer
+from bitnet.errors import UserError
+from bitnet.hub import hub_unreachable
+
+END_MARK = "<|endoftext|>"
+MIN_PAIR_COUNT = 2  # a pair that occurs once teaches the vocabulary nothing
+
+
+def local_files(config: GPT2Tokenizer) -> list[Path]:
+    """What the folder `tokenizer.path` gives: tokenizer.json, or else vocab.json and merges.txt.
+
+    Raises:
+        UserError: naming the folder or the file that is missing.
+    """
+    if config.path is None:
+        return []
+    folder = Path(config.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"tokenizer.path={config.path}: there is no such folder")
+    if (whole := folder / "tokenizer.json").is_file():
+        return [whole]
+    parts = [folder / "vocab.json", folder / "merges.txt"]
+    for part in parts:
+        if not part.is_file():
+            raise UserError(f"tokenizer.path={config.path}: {part.name} is missing (tokenizer.json alone would do too)")
+    return parts
+
+
+def fingerprint(config: GPT2Tokenizer | BPETokenizer) -> dict[str, object]:
+    """What determines the tokenizer, besides the text that a BPE is trained on. Where the files lie does not."""
+    if isinstance(config, BPETokenizer):
+        return config.model_dump()
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in local_files(config)}
+    return {"kind": config.kind, "files": files}
+
+
+def gpt2(config: GPT2Tokenizer) -> Tokenizer:
+    """GPT-2's tokenizer from the folder `tokenizer.path`, or from the hub or its local cache.
+
+    Raises:
+        UserError: a file is missing or can't be used, or neither hub nor cache has it.
+    """
+    from transformers import GPT2TokenizerFast  # slow to import; a trained BPE does without
+
+    local_files(config)
+    reason = hub_unreachable() if config.path is None else None
+    try:
+        loaded = GPT2TokenizerFast.from_pretrained(
+            "gpt2" if config.path is None else str(Path(config.path).expanduser()),
+            local_files_only=config.path is not None or reason is not None,
+        )
+    except Exception as error:  # the libraries below raise anything, a bare Exception for malformed JSON among it
+        if config.path is not None:
+            raise UserError(f"tokenizer.path={config.path}: its files can't be used: {_first_line(error)}") from error
+        why = _first_line(error) if reason is None else f"the hub can't be reached ({reason}) and no cache has it"
+        raise UserError(
+            f"tokenizer=gpt2 can't be loaded: {why}; set tokenizer.path to a folder with vocab.json and merges.txt, "
+            "or use tokenizer=bpe"
+        ) from error
+    return loaded.backend_tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def train_bpe(config: BPETokenizer, texts: Iterable[str]) -> Tokenizer:
+    """A byte-level BPE with exactly `tokenizer.vocab_size` entries: 256 bytes, the end mark, and merges. Deterministic.
+
+    Raises:
+        UserError: the text has too few repeated pairs to fill the vocabulary.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=MIN_PAIR_COUNT,
+        special_tokens=[END_MARK],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_batched(texts), trainer=trainer)
+    if (reached := tokenizer.get_vocab_size()) != config.vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size={config.vocab_size}: the training text fills only {reached} entries; "
+            f"ask for at most {reached} or give more text"
+        )
+    return tokenizer
+
+
+def _batched(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
+    """Lists of texts: crossing into the library once per text would cost more than the counting."""
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def end_mark_id(tokenizer: Tokenizer) -> int:
+    """The token that stands between documents.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+    token = tokenizer.token_to_id(END_MARK)
+    if token is None:
+        raise UserError(f"data.encode=documents needs {END_MARK} in the tokenizer's vocabulary; use data.encode=lines")
+    return token
+
+
+@functools.lru_cache(maxsize=4)
+def _saved(folder: Path) -> Tokenizer | None:
+    path = folder / "tokenizer.json"
+    return Tokenizer.from_file(str(path)) if path.is_file() else None
+
+
+def decode(folder: Path, ids: Sequence[int]) -> str:
+    """The text of `ids` by the tokenizer of a prepared folder, end marks included; numbers where there is no tokenizer."""
+    tokenizer = _saved(Path(folder))
+    ids = [int(i) for i in ids]
+    return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=False)

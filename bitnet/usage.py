@@ -1,0 +1,59 @@
+"""The text of `bitnet-train --help`, made from the configuration's own files so that it can't fall behind them."""
+
+from __future__ import annotations
+
+import textwrap
+
+import yaml
+
+from bitnet.overrides import groups
+from bitnet.paths import share
+
+_HEAD = """Train BitNet b1.58 language models: one run, a grid, or a named sweep.
+
+usage: python -m bitnet.train [-m] [KEY=VALUE ...] [--cfg job] [--hydra-help]
+"""
+_TAIL = """examples
+  python -m bitnet.train                                             one run of the defaults
+  python -m bitnet.train recipe=modern model=512 data=text 'data.paths=[my/folder]'
+  python -m bitnet.train -m model=256,512,768,1024 wd=paper,wd005    every combination: 8 runs
+  python -m bitnet.train sweeps=quickstart                           a named sweep; sweeps/quickstart.yaml says what it asks
+  python -m bitnet.train sweeps=phase5_scaling steps=200 model=256   the command line beats the file
+  python -m bitnet.train resume=outputs/2026-01-31/defaults-0123456789
+
+Runs lie in <out>/<sweep or date>/<overrides>-<id>/, one folder each: config.yaml, run.json, metrics.csv, checkpoints/.
+Interrupted (Ctrl-C saves), the same command goes on from the last checkpoint. A finished run is skipped; overwrite=true
+repeats it. Tables: python -m bitnet.report FOLDER. Tokenise first, before a fan-out: python -m bitnet.prepare.
+
+  -m             every combination of the comma-separated values
+  --cfg job      print the configuration that the command line gives, run nothing
+  --config-dir   a folder of your own groups and sweeps, laid out like conf/
+  --hydra-help   Hydra's own options
+
+Exit codes: 0 all ended well, 1 a run failed, 2 the input can't be used (one line says why), 130 interrupted and saved."""
+
+
+def text() -> str:
+    """The whole help text."""
+    found = groups()
+    sweeps = found.pop("sweeps", [])
+    width = max(map(len, found))
+    listed = "\n".join(
+        textwrap.fill(f"{name:<{width}}  {' | '.join(options)}", 118, initial_indent="  ", subsequent_indent=" " * (width + 4))
+        for name, options in found.items()
+    )
+    questions = "\n".join(f"  {name:<24}{_question(name)}" for name in sweeps)
+    return f"{_HEAD}\ngroups (KEY=OPTION; each option is a file in conf/KEY/)\n{listed}\n\nkeys and their defaults (KEY=VALUE, or PART.KEY=VALUE; those of a group stand in its files)\n{_keys()}\n\nsweeps (sweeps=NAME)\n{questions}\n\n{_TAIL}"
+
+
+def _keys() -> str:
+    """The keys of the primary configuration with the comments that explain them."""
+    lines = (share() / "conf" / "config.yaml").read_text(encoding="utf-8").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("steps:"))
+    last = next(i for i, line in enumerate(lines) if line.startswith("sweep:"))
+    return textwrap.indent("\n".join(line for line in lines[first:last] if line), "  ")
+
+
+def _question(name: str) -> str:
+    values = yaml.safe_load((share() / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return str(values["sweep"]["question"])
