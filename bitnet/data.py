@@ -248,7 +248,7 @@ def _write_text(
                 file.write(ids.astype(_dtype(vocab_size)).tobytes())
             _flush(file)
         if tally.tokens == 0:
-            raise UserError(f"data: the {split} split of {corpus.name} holds no text; give more text or data.heldout_paths")
+            raise UserError(f"data: the {split} part of {corpus.name} is empty; give more text or data.heldout_paths")
     return vocab_size, tallies
 
 
@@ -356,7 +356,7 @@ class Batches:
         self._order, self._seed = order, seed
         self._windows = (len(tokens) - 1) // seq_len
         if self._windows < 1:
-            raise UserError(f"seq_len={seq_len} needs {seq_len + 1:,} tokens in a row, but the data has {len(tokens):,}")
+            raise UserError(f"seq_len={seq_len} needs {seq_len + 1:,} tokens, but the data has {len(tokens):,}")
         self.steps_per_pass = self._windows // batch_size
         if self.steps_per_pass < 1:
             raise UserError(

@@ -13,7 +13,7 @@ PROBE_SECONDS = 5.0
 
 
 def hub_unreachable() -> str | None:
-    """Why the Hugging Face hub does not answer, or None if it does: one short request in place of minutes of retries."""
+    """Why the Hugging Face hub does not answer, or None if it does: one short request, not minutes of retries."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -34,10 +34,12 @@ def load_dataset(data: HubData) -> Any:
     import datasets
 
     try:
-        with _offline() if reason else contextlib.nullcontext():
+        with _offline() if reason is not None else contextlib.nullcontext():
             found = datasets.load_dataset(data.dataset, data.subset)
     except (OSError, ValueError) as error:
-        why = f"the hub can't be reached ({reason}) and no cache has it" if reason else str(error).splitlines()[0]
+        why = f"the hub can't be reached ({reason}) and no cache has it"
+        if reason is None:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"data.dataset={data.dataset} can't be loaded: {why}; use data=pydocs, or data=text data.paths=[your.txt], "
             "or run `python -m bitnet.prepare` with this data once where there is a network"

@@ -1,4 +1,4 @@
-"""The two tokenizers, both byte-level BPE: GPT-2's, and one trained on the training text. Any text encodes and decodes."""
+"""The two tokenizers, both byte-level BPE: GPT-2's, and one trained on the training text. Any text encodes."""
 
 from __future__ import annotations
 
@@ -48,27 +48,49 @@ def fingerprint(config: GPT2Tokenizer | BPETokenizer) -> dict[str, object]:
 def gpt2(config: GPT2Tokenizer) -> Tokenizer:
     """GPT-2's tokenizer from the folder `tokenizer.path`, or from the hub or its local cache.
 
+    Built from the files directly: `transformers` loads slowly, and its fifth version answers an unreachable hub with a
+    tokenizer that is empty, not with an error.
+
     Raises:
         UserError: a file is missing or can't be used, or neither hub nor cache has it.
     """
-    from transformers import GPT2TokenizerFast  # slow to import; a trained BPE does without
-
-    local_files(config)
-    reason = hub_unreachable() if config.path is None else None
+    files = [_from_hub()] if config.path is None else local_files(config)
     try:
-        loaded = GPT2TokenizerFast.from_pretrained(
-            "gpt2" if config.path is None else str(Path(config.path).expanduser()),
-            local_files_only=config.path is not None or reason is not None,
-        )
-    except Exception as error:  # the libraries below raise anything, a bare Exception for malformed JSON among it
-        if config.path is not None:
-            raise UserError(f"tokenizer.path={config.path}: its files can't be used: {_first_line(error)}") from error
+        tokenizer = _byte_level(models.BPE.from_file(*map(str, files))) if len(files) > 1 else _from_file(files[0])
+    except Exception as error:  # the library raises a bare Exception for malformed files
+        raise UserError(f"tokenizer=gpt2: {files[0]} can't be used: {_first_line(error)}") from error
+    if tokenizer.get_vocab_size() == 0:
+        raise UserError(f"tokenizer=gpt2: {files[0]} holds no vocabulary")
+    return tokenizer
+
+
+def _from_hub() -> Path:
+    """GPT-2's tokenizer.json, downloaded or from the cache."""
+    from huggingface_hub import hf_hub_download
+
+    reason = hub_unreachable()
+    try:
+        return Path(hf_hub_download("gpt2", "tokenizer.json", local_files_only=reason is not None))
+    except (OSError, ValueError) as error:
         why = _first_line(error) if reason is None else f"the hub can't be reached ({reason}) and no cache has it"
         raise UserError(
             f"tokenizer=gpt2 can't be loaded: {why}; set tokenizer.path to a folder with vocab.json and merges.txt, "
             "or use tokenizer=bpe"
         ) from error
-    return loaded.backend_tokenizer
+
+
+def _from_file(path: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(path))
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    """A tokenizer of GPT-2's kind: split by its pattern, every byte a symbol, the end mark set apart if there is one."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if tokenizer.token_to_id(END_MARK) is not None:
+        tokenizer.add_special_tokens([END_MARK])
+    return tokenizer
 
 
 def _first_line(error: Exception) -> str:
@@ -81,9 +103,7 @@ def train_bpe(config: BPETokenizer, texts: Iterable[str]) -> Tokenizer:
     Raises:
         UserError: the text has too few repeated pairs to fill the vocabulary.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=MIN_PAIR_COUNT,
@@ -127,11 +147,11 @@ def end_mark_id(tokenizer: Tokenizer) -> int:
 @functools.lru_cache(maxsize=4)
 def _saved(folder: Path) -> Tokenizer | None:
     path = folder / "tokenizer.json"
-    return Tokenizer.from_file(str(path)) if path.is_file() else None
+    return _from_file(path) if path.is_file() else None
 
 
 def decode(folder: Path, ids: Sequence[int]) -> str:
-    """The text of `ids` by the tokenizer of a prepared folder, end marks included; numbers where there is no tokenizer."""
+    """The text of `ids` by a prepared folder's tokenizer, end marks included; numbers where it has no tokenizer."""
     tokenizer = _saved(Path(folder))
     ids = [int(i) for i in ids]
     return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=False)
