@@ -21,7 +21,7 @@ MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
 FORMATS = {"plain": "simple", "md": "pipe", "latex": "latex_booktabs"}
 PRINTED_STEPS = 12
 _PADDING = 2  # tabulate keeps this much free beside a heading, and between columns
-_FIRST_COLUMN, _NARROW_FIRST, _HEAD, _NARROW_HEAD, _CELL = 34, 20, 24, 8, 44  # widest text before it wraps
+_FIRST_COLUMN, _NARROW_FIRST, _HEAD, _NARROW_HEAD, _CELL = 34, 20, 24, 8, 34  # widest text before it wraps
 _VERDICTS = (
     "Pass: every success criterion. Fail: a failure criterion is met or a success criterion missed. A run without an "
     "evaluation at a criterion's step has not reached it, and is undecided unless another criterion fails it."
@@ -183,8 +183,9 @@ def tokens(table: pd.DataFrame, arms: pd.DataFrame, runs: pd.DataFrame) -> Secti
             head, cells = _arm_column(part[part["arm_id"] == arm_id].set_index("step"), arm, steps)
             columns[head] = cells
         frames.append(pd.DataFrame(columns, index=rows))
-    caption = f"Mean and [smallest-largest] over seeds; in brackets at the right: published. {_ceilings(arms)}\n{_COUNTS}."
-    caption += f" At most {PRINTED_STEPS} steps are shown, all are in the CSV.{_unmatched(table['published'])}{_origin(runs)}"
+    caption = f"Mean and [smallest-largest] over seeds; (published) at the right. {_ceilings(arms)}\n{_COUNTS}."
+    caption += f" At most {PRINTED_STEPS} steps are shown, all are in the CSV."
+    caption += _unmatched(table["published"]) + _origin(runs)
     return Section("Distinct predicted tokens by step and arm", caption, frames)
 
 
@@ -218,8 +219,9 @@ def _chosen(table: pd.DataFrame, boundaries: list[float]) -> list[float]:
 def _ceilings(arms: pd.DataFrame) -> str:
     kinds = {"random_contexts": "the last position of random contexts", "first_batch": "the first training batch"}
     facts = arms[["metric", "ceiling"]].drop_duplicates().sort_values(["metric", "ceiling"])
-    texts = [f"{kinds.get(m, m)}, at most {number(c, 0)}" for m, c in zip(facts["metric"], facts["ceiling"], strict=True)]
-    return f"UniquePredictions: distinct argmaxes at {'; or at '.join(texts)} (its ceiling)."
+    pairs = zip(facts["metric"], facts["ceiling"], strict=True)
+    places = [f"{kinds.get(metric, metric)} (ceiling {number(ceiling, 0)})" for metric, ceiling in pairs]
+    return f"Tokens: distinct argmaxes at {', or at '.join(places)}."
 
 
 def _unmatched(published: pd.Series) -> str:
@@ -229,12 +231,11 @@ def _unmatched(published: pd.Series) -> str:
 def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
     """Two frames, rows arms: the loss, then the distinct tokens."""
     names = pd.Index(table["arm"], name="arm")
-    steps = _arrows(table[["step_before", "step_after"]])
-    common = {"n": _counts(table), "steps": steps}
-    their_drop = 100 * (1 - table["published_loss_after"] / table["published_loss_before"])
+    common = {"n": _counts(table), "steps": _arrows(table[["step_before", "step_after"]])}
+    their_loss = zip(table["published_loss_before"], table["published_loss_after"], strict=True)
     theirs = [
-        MISSING if pd.isna(drop) else f"{before:.2f}→{after:.2f} ({drop:.1f} %)"
-        for before, after, drop in zip(table["published_loss_before"], table["published_loss_after"], their_drop, strict=True)
+        MISSING if pd.isna(before - after) else f"{before:.2f}→{after:.2f} ({100 * (1 - after / before):.1f} %)"
+        for before, after in their_loss
     ]
     loss = common | {
         "before": _spreads(table, "loss_before", 2),
@@ -251,8 +252,11 @@ def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
         "final/before": _spreads(table, "final_over_before", 2),
         "published": _arrows(table[[f"published_unique_{when}" for when in ("before", "after", "final")]]),
     }
-    caption = "First the training loss of one batch (nats), then the distinct tokens: at the last evaluation up to the boundary "
-    caption += f"and the first at least a tenth of the run later. Mean ± sd over seeds; held-out loss is in the CSV.\n{_COUNTS}."
+    caption = "First the training loss of one batch (nats), then the distinct tokens: at the last evaluation up to the "
+    caption += (
+        "boundary and the first at least a tenth of the run later. Mean ± sd over seeds; held-out loss is in the "
+    )
+    caption += f"CSV.\n{_COUNTS}."
     caption += _unmatched(table["published_unique_before"]) + _origin(runs)
     frames = [pd.DataFrame(columns, index=names) for columns in (loss, unique)]
     return Section("Before and after the boundary", caption, frames)
@@ -270,15 +274,27 @@ def _spreads(table: pd.DataFrame, measure: str, digits: int) -> list[str]:
 
 def parameters(table: pd.DataFrame) -> Section:
     """Rows models, columns parts."""
-    index = pd.Index([number(h, 0) for h in table["hidden_size"]], name="hidden")
-    names = {"num_layers": "layers", "ffn_size": "FFN", "vocab_size": "V", "published": "published, V=50,257"}
-    columns = {names.get(c, c): [number(v, 0) for v in table[c]] for c in table.columns if c != "hidden_size"}
-    millions = [MISSING if pd.isna(v) else f"{v / 1e6:.0f}M" for v in table["published"]]
-    caption = "Counted in the models. formula: 40 h^2 + 2 V h + 29 h, for the study's layout only; difference: total - formula.\n"
-    caption += "The study printed 28M scaled by h^2, which the embedding does not follow: its own formula gives "
-    caption += ", ".join(f"{study.formula_parameters(h, study.VOCAB_SIZE) / 1e6:.0f}M" for h in study.PRINTED_PARAMETERS)
+    usual = table["formula"].notna()
+    models = [
+        number(h, 0) + ("" if study_layout else f" ({layers:.0f} layers, FFN {ffn:.0f})")
+        for study_layout, h, layers, ffn in zip(
+            usual, table["hidden_size"], table["num_layers"], table["ffn_size"], strict=True
+        )
+    ]
+    numbers = ["vocab_size", "total", "embedding", "attention", "ffn", "head", "norm", "formula", "difference"]
+    heads = {"vocab_size": "V", "difference": "off by"}
+    columns = {heads.get(c, c): [number(v, 0) for v in table[c]] for c in numbers}
+    columns["published"] = [MISSING if pd.isna(v) else f"{v / 1e6:.0f}M" for v in table["published"]]
+    caption = "Counted in the models. formula: 40 h^2 + 2 V h + 29 h, for the study's layout only; off by: total - "
+    caption += (
+        f"formula.\nThe study (V = {study.VOCAB_SIZE:,}) printed 28M scaled by h^2, which the embedding does not "
+    )
+    caption += "follow: its own formula gives "
+    caption += ", ".join(
+        f"{study.formula_parameters(h, study.VOCAB_SIZE) / 1e6:.0f}M" for h in study.PRINTED_PARAMETERS
+    )
     caption += f" at h = {', '.join(map(str, study.PRINTED_PARAMETERS))}."
-    return Section("Parameters by size", caption, [pd.DataFrame(columns | {names["published"]: millions}, index=index)])
+    return Section("Parameters by size", caption, [pd.DataFrame(columns, index=pd.Index(models, name="hidden"))])
 
 
 _STATISTICS = {
@@ -301,36 +317,41 @@ def baseline(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
     compared = [f"published_{name}" for name in _STATISTICS]
     for (_, arm), n in zip(table.iterrows(), _counts(table), strict=True):
         against = bool(arm[compared].notna().any())
-        cells = [n]
+        cells = [n, number(arm["steps"], 0)]
         for name, (_, digits) in _STATISTICS.items():
             factor = 100 if name == "share_under_3" else 1
             text = spread(arm[name] * factor, arm[f"{name}_sd"] * factor, digits)
             cells.append(f"{text} ({number(arm[f'published_{name}'] * factor, digits)})" if against else text)
-        columns[f"{arm['arm']}, {number(arm['steps'], 0)} steps{' (published)' if against else ''}"] = cells
-    rows = pd.Index(["n", *(title for title, _ in _STATISTICS.values())], name="over all evaluations of a run")
+        columns[arm["arm"] + (" (published)" if against else "")] = cells
+    rows = pd.Index(["n", "steps", *(title for title, _ in _STATISTICS.values())], name="over all evaluations of a run")
     caption = f"Each run's statistic, then mean ± sd over seeds; finished and diverged runs only.\n{_COUNTS}."
     caption += _unmatched(table["published_unique_mean"]) + _origin(runs)
-    return Section("Whole course of each arm (the study's baseline table)", caption, [pd.DataFrame(columns, index=rows)])
+    return Section(
+        "Whole course of each arm (the study's baseline table)", caption, [pd.DataFrame(columns, index=rows)]
+    )
 
 
 def learning(table: pd.DataFrame) -> Section:
     """Rows arms, lowest held-out loss first."""
     table = table.sort_values("heldout_loss", kind="stable")
+    beside = zip(table["heldout_distinct_targets"], table["heldout_positions"], strict=True)
     columns = {
         "n": _counts(table),
         "held-out loss": _spreads(table, "heldout_loss", 2),
         "unigram entropy": [number(v, 2) for v in table["unigram_entropy"]],
         "ln V": [number(v, 2) for v in table["ln_vocab"]],
         "uniq": _spreads(table, "heldout_uniq", 1),
-        "targets": [number(v, 0) for v in table["heldout_distinct_targets"]],
-        "positions": [number(v, 0) for v in table["heldout_positions"]],
-        "entropy mean": _spreads(table, "entropy_mean", 2),
-        "entropy argmax": _spreads(table, "entropy_argmax", 2),
+        "targets/ positions": [f"{number(t, 0)}/{number(p, 0)}" if t == t else MISSING for t, p in beside],
+        "entropy mean": [number(v, 2) for v in table["entropy_mean"]],
+        "entropy argmax": [number(v, 2) for v in table["entropy_argmax"]],
         "logit sd": _spreads(table, "logit_std", 3),
     }
-    caption = "At the end of finished runs, on held-out text (nats), lowest loss first. Nothing learned: loss and entropy mean "
-    caption += "near ln V, tiny logit sd. Only frequencies learned: loss near the unigram entropy. uniq: distinct argmaxes over "
-    caption += f"the positions, which hold that many distinct targets. Mean ± sd over seeds.\n{_COUNTS}."
+    caption = (
+        "At the end of finished runs, on held-out text (nats), lowest loss first. Nothing learned: loss and entropy "
+    )
+    caption += "mean near ln V, tiny logit sd. Only frequencies learned: loss near the unigram entropy. uniq: distinct "
+    caption += "argmaxes; targets: distinct next tokens over the same positions. Mean ± sd over seeds.\n"
+    caption += f"{_COUNTS}."
     frame = pd.DataFrame(columns, index=pd.Index(table["arm"], name="arm"))
     return Section("What the arms learned", caption, [frame])
 
@@ -362,13 +383,16 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
     caption = f"All {runs} runs done." if counts.get("done") == runs else f"{runs} runs: {shown}."
     if again:
         caption += f" {again} folder(s) hold a run that another one holds too; each run counts once."
-    steps = list(zip(table["step"], table["steps"], strict=True))
+    who = [
+        MISSING if pd.isna(seed) else f"{arm}, seed {seed:.0f}"
+        for arm, seed in zip(table["arm"], table["seed"], strict=True)
+    ]
+    steps = zip(table["step"], table["steps"], strict=True)
     columns = {
-        "seed": [number(v, 0) for v in table["seed"]],
         "status": table["status"].tolist(),
-        "step": [MISSING if pd.isna(t) else f"{number(s, 0)} of {number(t, 0)}" for s, t in steps],
+        "step": [MISSING if pd.isna(t) else f"{number(s, 0)}/{number(t, 0)}" for s, t in steps],
         "reason": [r if isinstance(r, str) and r else MISSING for r in table["reason"]],
         "folder": table["folder"].tolist(),
     }
-    frame = pd.DataFrame(columns, index=pd.Index(table["arm"].fillna(MISSING), name="arm"))
+    frame = pd.DataFrame(columns, index=pd.Index(who, name="arm"))
     return Section("Runs that are not done", caption, [frame])

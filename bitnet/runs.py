@@ -215,7 +215,7 @@ def _nothing(columns: list[str]) -> pd.DataFrame:
 
 
 def read_metrics(path: Path, columns: list[str]) -> tuple[pd.DataFrame, str]:
-    """The complete lines of one `metrics.csv` in float64, by Step, and a note on what was wrong with it ('' if nothing).
+    """The complete lines of one `metrics.csv` in float64, by Step, and a note on what was wrong ('' if nothing).
 
     A line without its end is torn and left out, as is a line with another number of cells than the header. Of two lines
     with the same Step the later one counts. A file that holds something other than numbers is not used at all.

@@ -181,7 +181,7 @@ def _boundary_of_each(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame
     later = (evaluated["boundary_step"] + AFTER_BOUNDARY * evaluated["steps"]).round(6)
     before = evaluated[evaluated["step"] <= evaluated["boundary_step"]].groupby("run").last()
     after = evaluated[evaluated["step"] >= later].groupby("run").first()
-    both = before.join(after, lsuffix="_before", rsuffix="_after", how="inner")
+    both = before.add_suffix("_before").join(after.add_suffix("_after"), how="inner")
     last = evaluated.groupby("run")["unique"].last()
     per_run = runs[["arm_id", "status"]].join(both)
     finished = (runs["status"] == "done") & per_run["step_before"].notna()

@@ -1,0 +1,89 @@
+"""Run folders made by hand, for the tests of what reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bitnet.columns import COLUMNS
+
+Row = dict[str, float]
+
+
+def evaluations(steps: Sequence[int], unique: Sequence[float], loss: Sequence[float] = ()) -> list[Row]:
+    """Rows of metrics.csv with 20 random contexts; the loss is 7 where none is given."""
+    losses = loss or [7.0] * len(steps)
+    named = zip(steps, unique, losses, strict=True)
+    return [{"Step": s, "UniquePredictions": u, "Loss": x, "contexts_positions": 20} for s, u, x in named]
+
+
+def metrics_text(rows: Sequence[Row]) -> str:
+    """What the trainer writes: every column, an empty cell where there is no value."""
+    lines = [",".join(str(row.get(column, "")) for column in COLUMNS) for row in rows]
+    return "\n".join([",".join(COLUMNS), *lines]) + "\n"
+
+
+def make_run(
+    folder: Path,
+    *,
+    arm: str = "wd=paper",
+    seed: int = 0,
+    hidden: int = 256,
+    steps: int = 10_000,
+    status: str = "done",
+    rows: Sequence[Row] | None = (),
+    config: dict[str, Any] | None = None,
+    **record: Any,
+) -> Path:
+    """One run folder below `folder`. `rows=None`: no metrics.csv; `config` and `record` replace keys in its files."""
+    choices = {"lr": "study", "optimizer": "adam_l2", "clip": "norm1", "smoothing": "none", "model": str(hidden)}
+    choices |= dict(token.split("=") for token in arm.split(","))
+    identity = f"{arm}-{hidden}-{steps}"
+    run = folder / f"{identity}-{seed}"
+    run.mkdir(parents=True)
+    values = {
+        "schema": 1,
+        "id": f"{identity}-{seed}",
+        "arm_id": identity,
+        "label": arm,
+        "arm": None,
+        "seed": seed,
+        "status": status,
+        "reason": None,
+        "step": steps if status == "done" else 0,
+        "steps": steps,
+        "sweep": folder.name,
+        "published": [],
+        "overrides": arm.split(","),
+        "choices": choices,
+        "created": "2025-01-01T00:00:00+00:00",
+    }
+    if status != "queued":
+        values |= {
+            "started": "2025-01-01T00:00:00+00:00",
+            "device": "cpu",
+            "data": {"name": "pydocs", "vocab_size": 8192, "ln_vocab": 9.01, "unigram_entropy": 6.9},
+            "timing": {"train_seconds": 90.0, "eval_seconds": 10.0, "tokens_per_second": 1000.0},
+        }
+    (run / "run.json").write_text(json.dumps(values | record))
+    (run / "config.yaml").write_text(yaml.safe_dump(_config(steps, hidden) | (config or {})))
+    if rows is not None and status != "queued":
+        (run / "metrics.csv").write_text(metrics_text(rows))
+    return run
+
+
+def _config(steps: int, hidden: int) -> dict[str, Any]:
+    model = {"hidden_size": hidden, "num_layers": 4, "num_heads": 4, "num_kv_heads": 4, "ffn_size": 2 * hidden}
+    model |= {"gated_ffn": True, "tied_head": False, "fused_projections": True, "norm_placement": "block_and_bitlinear"}
+    return {
+        "steps": steps,
+        "batch_size": 4,
+        "seq_len": 32,
+        "model": model,
+        "wd": {"kind": "two_stage", "boundary": 0.5},
+        "probe": {"metric": "random_contexts", "contexts": 20},
+    }
