@@ -1,7 +1,7 @@
 """Where training text comes from: Python's own documentation, the user's files, a hub dataset, or a synthetic chain.
 
-A `Corpus` says what determines its content (`fingerprint`) before anything is read, and then yields texts, split by split.
-The order is fixed, so the same fingerprint always gives the same texts. Nothing here tokenises.
+A `Corpus` says what determines its content (`fingerprint`) before it is read, and then yields texts, split by split. The
+order is fixed, so the same fingerprint always gives the same texts. Nothing here tokenises.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def open_corpus(data: PydocsData | TextData | HubData) -> Corpus:
 
 
 def nonempty_lines(text: str) -> Iterator[str]:
-    """The lines of `text` that have more than white space, unchanged: leading blanks and the newline belong to the line.
+    """The lines of `text` that are more than white space, unchanged: leading blanks and the newline belong to a line.
 
     This is how the study's loader saw its lines: a row of WikiText on the hub keeps both, and only then does the
     training split give the 18,700 batches of 128 tokens that the study counts.
@@ -245,7 +245,8 @@ class _Span:
         with self.path.open("rb") as file:
             file.seek(self.start)
             if encode == "documents":
-                yield _unix(file.read(self.end - self.start))
+                text = _unix(file.read(self.end - self.start))
+                yield from (text,) if text.strip() else ()
                 return
             position = self.start
             while position < self.end:

@@ -1,4 +1,4 @@
-"""Token files, made once and memory-mapped, and the batches cut from them: a batch is a pure function of (seed, step)."""
+"""Token files, made once and memory-mapped, and the batches cut from them, each a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def _sha256(path: Path) -> str:
 class Batches:
     """Windows of `seq_len` + 1 tokens, one starting every `seq_len` tokens, dealt out `batch_size` at a time.
 
-    `order`: `sequential`, or `random`: each pass deals the windows in a permutation of its own, drawn from (seed, pass).
+    `order`: `sequential`, or `random`: each pass deals the windows in its own permutation, drawn from (seed, pass).
     A batch never mixes passes: windows left over at the end of a pass are not used in it. With `at_end="stop"` there is
     one pass, which ends with step `last_step`; with `repeat` there is no last step.
     """

@@ -84,7 +84,7 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def _byte_level(model: models.BPE) -> Tokenizer:
-    """A tokenizer of GPT-2's kind: split by its pattern, every byte a symbol, the end mark set apart if there is one."""
+    """A tokenizer of GPT-2's kind: split by its pattern, every byte a symbol, an end mark set apart if it has one."""
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
