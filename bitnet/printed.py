@@ -161,8 +161,10 @@ def _counts(table: pd.DataFrame) -> list[str]:
     return [counted(n, d, u) for n, d, u in zip(table["n"], table["diverged"], beyond, strict=True)]
 
 
-def _origin(runs: pd.DataFrame) -> str:
-    """Where the published figures and ours come from, when that is not the same."""
+def _beside(published: pd.Series, runs: pd.DataFrame) -> str:
+    """What a reader must know of the published figures: that there are none, or that they are of other data."""
+    if not published.notna().any():
+        return "\nNo published figure belongs to these arms."
     if study.same_data(runs):
         return ""
     data = runs[runs["data"].notna()].drop_duplicates(["data", "vocab_size"])
@@ -185,7 +187,7 @@ def tokens(table: pd.DataFrame, arms: pd.DataFrame, runs: pd.DataFrame) -> Secti
         frames.append(pd.DataFrame(columns, index=rows))
     caption = f"Mean and [smallest-largest] over seeds; (published) at the right. {_ceilings(arms)}\n{_COUNTS}."
     caption += f" At most {PRINTED_STEPS} steps are shown, all are in the CSV."
-    caption += _unmatched(table["published"]) + _origin(runs)
+    caption += _beside(table["published"], runs)
     return Section("Distinct predicted tokens by step and arm", caption, frames)
 
 
@@ -224,10 +226,6 @@ def _ceilings(arms: pd.DataFrame) -> str:
     return f"Tokens: distinct argmaxes at {', or at '.join(places)}."
 
 
-def _unmatched(published: pd.Series) -> str:
-    return "" if published.notna().any() else "\nNo published figure belongs to these arms."
-
-
 def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
     """Two frames, rows arms: the loss, then the distinct tokens."""
     names = pd.Index(table["arm"], name="arm")
@@ -253,11 +251,9 @@ def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
         "published": _arrows(table[[f"published_unique_{when}" for when in ("before", "after", "final")]]),
     }
     caption = "First the training loss of one batch (nats), then the distinct tokens: at the last evaluation up to the "
-    caption += (
-        "boundary and the first at least a tenth of the run later. Mean ± sd over seeds; held-out loss is in the "
-    )
+    caption += "boundary and the first at least a tenth of the run later. Mean ± sd over seeds; held-out loss is in the "
     caption += f"CSV.\n{_COUNTS}."
-    caption += _unmatched(table["published_unique_before"]) + _origin(runs)
+    caption += _beside(table["published_unique_before"], runs)
     frames = [pd.DataFrame(columns, index=names) for columns in (loss, unique)]
     return Section("Before and after the boundary", caption, frames)
 
@@ -277,22 +273,16 @@ def parameters(table: pd.DataFrame) -> Section:
     usual = table["formula"].notna()
     models = [
         number(h, 0) + ("" if study_layout else f" ({layers:.0f} layers, FFN {ffn:.0f})")
-        for study_layout, h, layers, ffn in zip(
-            usual, table["hidden_size"], table["num_layers"], table["ffn_size"], strict=True
-        )
+        for study_layout, h, layers, ffn in zip(usual, table["hidden_size"], table["num_layers"], table["ffn_size"], strict=True)
     ]
     numbers = ["vocab_size", "total", "embedding", "attention", "ffn", "head", "norm", "formula", "difference"]
     heads = {"vocab_size": "V", "difference": "off by"}
     columns = {heads.get(c, c): [number(v, 0) for v in table[c]] for c in numbers}
     columns["published"] = [MISSING if pd.isna(v) else f"{v / 1e6:.0f}M" for v in table["published"]]
     caption = "Counted in the models. formula: 40 h^2 + 2 V h + 29 h, for the study's layout only; off by: total - "
-    caption += (
-        f"formula.\nThe study (V = {study.VOCAB_SIZE:,}) printed 28M scaled by h^2, which the embedding does not "
-    )
+    caption += f"formula.\nThe study (V = {study.VOCAB_SIZE:,}) printed 28M scaled by h^2, which the embedding does not "
     caption += "follow: its own formula gives "
-    caption += ", ".join(
-        f"{study.formula_parameters(h, study.VOCAB_SIZE) / 1e6:.0f}M" for h in study.PRINTED_PARAMETERS
-    )
+    caption += ", ".join(f"{study.formula_parameters(h, study.VOCAB_SIZE) / 1e6:.0f}M" for h in study.PRINTED_PARAMETERS)
     caption += f" at h = {', '.join(map(str, study.PRINTED_PARAMETERS))}."
     return Section("Parameters by size", caption, [pd.DataFrame(columns, index=pd.Index(models, name="hidden"))])
 
@@ -325,10 +315,8 @@ def baseline(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
         columns[arm["arm"] + (" (published)" if against else "")] = cells
     rows = pd.Index(["n", "steps", *(title for title, _ in _STATISTICS.values())], name="over all evaluations of a run")
     caption = f"Each run's statistic, then mean ± sd over seeds; finished and diverged runs only.\n{_COUNTS}."
-    caption += _unmatched(table["published_unique_mean"]) + _origin(runs)
-    return Section(
-        "Whole course of each arm (the study's baseline table)", caption, [pd.DataFrame(columns, index=rows)]
-    )
+    caption += _beside(table["published_unique_mean"], runs)
+    return Section("Whole course of each arm (the study's baseline table)", caption, [pd.DataFrame(columns, index=rows)])
 
 
 def learning(table: pd.DataFrame) -> Section:
@@ -346,9 +334,7 @@ def learning(table: pd.DataFrame) -> Section:
         "entropy argmax": [number(v, 2) for v in table["entropy_argmax"]],
         "logit sd": _spreads(table, "logit_std", 3),
     }
-    caption = (
-        "At the end of finished runs, on held-out text (nats), lowest loss first. Nothing learned: loss and entropy "
-    )
+    caption = "At the end of finished runs, on held-out text (nats), lowest loss first. Nothing learned: loss and entropy "
     caption += "mean near ln V, tiny logit sd. Only frequencies learned: loss near the unigram entropy. uniq: distinct "
     caption += "argmaxes; targets: distinct next tokens over the same positions. Mean ± sd over seeds.\n"
     caption += f"{_COUNTS}."
@@ -383,10 +369,7 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
     caption = f"All {runs} runs done." if counts.get("done") == runs else f"{runs} runs: {shown}."
     if again:
         caption += f" {again} folder(s) hold a run that another one holds too; each run counts once."
-    who = [
-        MISSING if pd.isna(seed) else f"{arm}, seed {seed:.0f}"
-        for arm, seed in zip(table["arm"], table["seed"], strict=True)
-    ]
+    who = [MISSING if pd.isna(seed) else f"{arm}, seed {seed:.0f}" for arm, seed in zip(table["arm"], table["seed"], strict=True)]
     steps = zip(table["step"], table["steps"], strict=True)
     columns = {
         "status": table["status"].tolist(),

@@ -178,7 +178,7 @@ def _boundary_of_each(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame
     evaluated = _of_runs(metrics.dropna(subset="UniquePredictions"), runs, ["boundary_step", "steps"])
     measured = {"Loss": "loss", "UniquePredictions": "unique", "heldout_loss": "heldout", "Step": "step"}
     evaluated = evaluated[["run", "boundary_step", "steps", *measured]].rename(columns=measured)
-    later = (evaluated["boundary_step"] + AFTER_BOUNDARY * evaluated["steps"]).round(6)
+    later = evaluated["boundary_step"] + AFTER_BOUNDARY * evaluated["steps"]
     before = evaluated[evaluated["step"] <= evaluated["boundary_step"]].groupby("run").last()
     after = evaluated[evaluated["step"] >= later].groupby("run").first()
     both = before.add_suffix("_before").join(after.add_suffix("_after"), how="inner")

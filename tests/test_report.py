@@ -43,8 +43,16 @@ def test_ours_stands_beside_the_published_figure(sweep, capsys):
 
 
 def test_the_study_s_own_data_needs_no_remark(tmp_path, capsys):
-    make_run(tmp_path, rows=evaluations(STEPS, [20, 16, 2, 10, 13]), data={"name": "wikitext2", "vocab_size": 50257})
-    assert "here:" not in printed(capsys, tmp_path)
+    rows, data = evaluations(STEPS, [20, 16, 2, 10, 13]), {"name": "wikitext2", "vocab_size": 50257}
+    make_run(tmp_path, rows=rows, data=data, published=["scaling"])
+    text = printed(capsys, tmp_path)
+    assert "10 (10)" in text
+    assert "here:" not in text
+
+
+def test_arms_without_a_published_figure_say_so(tmp_path, capsys):
+    make_run(tmp_path, arm="wd=wd02", rows=evaluations(STEPS, [20, 16, 2, 10, 13]), published=["scaling"])
+    assert "No published figure belongs to these arms." in printed(capsys, tmp_path)
 
 
 def test_counts_say_what_diverged_and_what_is_unfinished(sweep, capsys):
@@ -78,6 +86,12 @@ def test_at_most_twelve_steps_are_printed_and_all_are_written(tmp_path, capsys):
     assert len(shown) == 12
     assert {"100", "1,000", "5,000", "10,000"} <= set(shown)
     assert len(pd.read_csv(tmp_path / "tables" / "tokens_by_step.csv")) == 100
+
+
+def test_the_last_evaluation_before_the_boundary_is_always_printed(tmp_path, capsys):
+    steps = [*range(100, 4970, 50), 4999, *range(5001, 10_001, 1000)]
+    make_run(tmp_path, rows=evaluations(steps, [10] * len(steps)))
+    assert line(printed(capsys, tmp_path), "4,999").split() == ["4,999", "10"]
 
 
 def test_every_table_is_written_as_csv_and_parquet(sweep, tmp_path, capsys):

@@ -42,8 +42,13 @@ def test_the_same_folder_given_twice_counts_once_and_dot_folders_do_not_count(tm
     run = make_run(tmp_path / "sweep", rows=ROWS)
     make_run(tmp_path / ".trash", seed=1)
     found = runs.read([tmp_path, tmp_path / "sweep", run])
-    assert len(found.runs) == 1
+    assert found.runs["also_in"].tolist() == [()]
     assert len(found.metrics) == 3
+
+
+def test_a_boundary_on_a_whole_step_is_that_step(tmp_path):
+    make_run(tmp_path, steps=100, config={"wd": {"boundary": 0.29}})  # 0.29 * 100 is 28.999999999999996
+    assert runs.read([tmp_path]).runs["boundary_step"].tolist() == [29]
 
 
 def test_a_run_in_two_sweeps_counts_once_for_both_by_its_more_complete_folder(tmp_path):

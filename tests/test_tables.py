@@ -104,9 +104,7 @@ def test_a_published_arm_that_names_a_group_needs_just_that_option(tmp_path):
 def test_before_and_after_the_boundary(tmp_path):
     for seed, (before, after, later) in enumerate([(2, 10, 14), (4, 10, 12)]):
         losses = [11, 10.5, 10.0 + seed, 7.0 + seed, 7.0]
-        make_run(
-            tmp_path, seed=seed, rows=evaluations(STEPS, [20, 8, before, after, later], losses), published=["scaling"]
-        )
+        make_run(tmp_path, seed=seed, rows=evaluations(STEPS, [20, 8, before, after, later], losses), published=["scaling"])
     table = row(tables.around_boundary(*read(tmp_path)), arm="wd=paper")
     assert (table["step_before"], table["step_after"], table["n"]) == (5000, 6000, 2)
     assert (table["loss_before"], table["loss_after"], table["drop"]) == (10.5, 7.5, 3)
@@ -166,9 +164,7 @@ def test_another_layout_has_no_formula_and_no_published_figure(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ baseline
 def test_the_course_of_a_run_in_statistics(tmp_path):
-    make_run(
-        tmp_path, arm="wd=wd005", rows=evaluations(STEPS, [20, 2, 2, 12, 5], [11, 9, 10, 8, 9]), published=["track"]
-    )
+    make_run(tmp_path, arm="wd=wd005", rows=evaluations(STEPS, [20, 2, 2, 12, 5], [11, 9, 10, 8, 9]), published=["track"])
     make_run(tmp_path, arm="wd=paper", rows=evaluations(STEPS, [20, 8, 2, 10, 13]), published=["scaling"])
     table = tables.baseline(*read(tmp_path))
     assert table["arm"].tolist() == ["wd=wd005"]
