@@ -261,14 +261,14 @@ def _pieces(texts: Iterable[str], encode: Encode, tally: _Tally, bar: tqdm) -> I
     for text in texts:
         size = len(text.encode())
         after_another = encode == "documents" and tally.documents > 0
-        for i, piece in enumerate(cut_long(text) if encode == "documents" else (text,)):
+        for i, piece in enumerate(cut_long(text, CHUNK_CHARACTERS) if encode == "documents" else (text,)):
             yield piece, after_another and i == 0
         tally.documents += 1
         tally.bytes += size
         bar.update(size)
 
 
-def cut_long(text: str, longest: int = CHUNK_CHARACTERS) -> Iterator[str]:
+def cut_long(text: str, longest: int) -> Iterator[str]:
     """`text` in pieces of about `longest` characters that encode to the same tokens as the whole.
 
     GPT-2's pre-tokenizer never joins across a single newline between two visible characters, so cuts go after those.

@@ -54,25 +54,36 @@ def test_pydocs_holds_documents_out_by_their_own_hash():
     assert heldout < set(many.read("heldout", "documents"))
 
 
+def library(folder, name, count):
+    for i in range(count):
+        path = folder / f"{name}{i}.py"
+        path.write_text(f'"""Module number {i} of {name} says something new."""')
+        yield name, path.name, path
+
+
 def test_one_library_does_not_fill_the_budget_while_others_wait(tmp_path, monkeypatch):
-    files = []
-    for library in ("large", "small"):
-        for i in range(40 if library == "large" else 10):
-            path = tmp_path / f"{library}{i}.py"
-            path.write_text(f'"""Module number {i} of {library} says something new."""')
-            files.append((library, path.name, path))
+    files = [f for i in range(8) for f in library(tmp_path, f"small{i}", 3)] + list(library(tmp_path, "large", 200))
     monkeypatch.setattr(corpus, "_source_files", lambda: iter(files))
-    chosen = pydocs(1000)
-    assert sum("small" in text for text in chosen) >= 3
-    assert sum(map(len, chosen)) > 900  # what the cap left over goes to whoever has more
+    chosen = pydocs(2000)
+    assert sum("small" in text for text in chosen) == 24
+    assert sum(map(len, chosen)) > 1900  # what the small ones leave over goes to the large one
+
+
+def test_pydocs_mixes_the_documents_of_all_files(tmp_path, monkeypatch):
+    path = tmp_path / "many.py"
+    path.write_text("\n".join(f'def f{i}():\n    """Function number {i:02} is here."""' for i in range(20)))
+    monkeypatch.setattr(corpus, "_source_files", lambda: iter([("one", "many.py", path)]))
+    chosen = pydocs(10_000)
+    assert len(chosen) == 20 and chosen != sorted(chosen)
 
 
 def test_documentation_is_read_without_running_the_file(tmp_path):
     (tmp_path / "module.py").write_text(
         'raise SystemExit\n"""not a docstring"""\nif True:\n    def f():\n        """First line.\n\n        Second."""\n'
+        'else:\n    def f():\n        """Otherwise."""\n'
         'class C:\n    """Of a class."""\n    async def g(self):\n        """Of a method."""\n        x = """no"""\n'
     )
-    assert documents_of(tmp_path / "module.py") == ["First line.\n\nSecond.", "Of a class.", "Of a method."]
+    assert documents_of(tmp_path / "module.py") == ["First line.\n\nSecond.", "Otherwise.", "Of a class.", "Of a method."]
     (tmp_path / "broken.py").write_text('"""fine""" def\n')
     assert documents_of(tmp_path / "broken.py") == []
 
@@ -122,7 +133,13 @@ def test_the_fingerprint_follows_the_content_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (b" \n\n", "is empty"), (b"a\0b", "is not text"), (b"caf\xe9 noir", "not UTF-8"), (b"\xc3", "not UTF-8")],
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"a\0b", "is not text"),
+        (b"caf\xe9 noir", "not UTF-8"),
+        (b"\xc3", "not UTF-8"),
+    ],
 )
 def test_a_file_that_is_not_text_is_named(tmp_path, content, words):
     path = tmp_path / "bad.txt"

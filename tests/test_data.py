@@ -93,12 +93,20 @@ def test_documents_have_one_end_mark_between_them(tmp_path, text):
     assert decode(prepared.folder, prepared.train).split("<|endoftext|>")[1] == "the words "
 
 
-def test_a_long_document_is_encoded_in_pieces_to_the_same_tokens(text):
-    whole = text.read_text().replace("\nb", "\n\nb").replace("\nc", " \n c") + "\n"
+def test_a_long_document_is_cut_where_it_changes_no_token(text):
+    whole = text.read_text().replace("\nb", "\n\n\n\nb").replace("\nc", " \n c") + "\n"
     tokenizer = train_bpe(BPE, [whole])
-    pieces = list(cut_long(whole, longest=100))
+    pieces = list(cut_long(whole, longest=50))
     assert len(pieces) > 10 and "".join(pieces) == whole
     assert [i for piece in pieces for i in tokenizer.encode(piece).ids] == tokenizer.encode(whole).ids
+
+
+def test_long_documents_are_written_in_chunks_to_the_same_tokens(tmp_path, text, monkeypatch):
+    data = text_data(tmp_path, text, text, encode="documents")
+    at_once = prepare(data, BPE, say=lambda _: None)
+    monkeypatch.setattr(data_module, "CHUNK_CHARACTERS", 200)
+    in_chunks = prepare(data.model_copy(update={"cache": str(tmp_path / "other")}), BPE, say=lambda _: None)
+    assert in_chunks.folder != at_once.folder and in_chunks.sha256 == at_once.sha256
 
 
 def test_synthetic_tokens_need_no_tokenizer(tmp_path):
@@ -143,6 +151,13 @@ def test_damaged_data_is_noticed_and_made_again(tmp_path, text, name, damage):
     assert "does not match its manifest" in said[0]
     assert np.array_equal(again.train, tokens) and again.sha256 == first.sha256
     assert prepare(text_data(tmp_path, text), BPE, say=said.append) and len(said) == 3
+
+
+def test_a_hash_that_is_not_that_of_the_files_is_noticed(tmp_path, text):
+    prepared = prepare(text_data(tmp_path, text), BPE, say=lambda _: None)
+    path = prepared.folder / "manifest.json"
+    path.write_text(path.read_text().replace(prepared.sha256, "0" * 64))
+    assert prepare(text_data(tmp_path, text), BPE, say=lambda _: None).sha256 == prepared.sha256
 
 
 def python(code, tmp_path, text):
