@@ -79,11 +79,13 @@ def test_pydocs_mixes_the_documents_of_all_files(tmp_path, monkeypatch):
 
 def test_documentation_is_read_without_running_the_file(tmp_path):
     (tmp_path / "module.py").write_text(
-        'raise SystemExit\n"""not a docstring"""\nif True:\n    def f():\n        """First line.\n\n        Second."""\n'
+        'raise SystemExit\n"""not a docstring"""\n'
+        'if True:\n    def f():\n        """First line.\n\n        Second."""\n'
         'else:\n    def f():\n        """Otherwise."""\n'
         'class C:\n    """Of a class."""\n    async def g(self):\n        """Of a method."""\n        x = """no"""\n'
     )
-    assert documents_of(tmp_path / "module.py") == ["First line.\n\nSecond.", "Otherwise.", "Of a class.", "Of a method."]
+    found = documents_of(tmp_path / "module.py")
+    assert found == ["First line.\n\nSecond.", "Otherwise.", "Of a class.", "Of a method."]
     (tmp_path / "broken.py").write_text('"""fine""" def\n')
     assert documents_of(tmp_path / "broken.py") == []
 
@@ -243,9 +245,8 @@ def test_a_missing_split_or_column_is_named(monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------------- synthetic
 def synthetic_data(vocab_size, branching, tokens=200_000):
-    return SyntheticData(
-        source="synthetic", cache="unused", vocab_size=vocab_size, branching=branching, tokens=tokens, heldout_tokens=1000
-    )
+    sizes = {"vocab_size": vocab_size, "branching": branching, "tokens": tokens, "heldout_tokens": 1000}
+    return SyntheticData(source="synthetic", cache="unused", **sizes)
 
 
 @pytest.mark.parametrize(("vocab_size", "branching"), [(50, 1), (50, 4), (64, 16), (7, 7)])
