@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
-from bitnet.overrides import key_of, normalise, readable_overrides
+from bitnet.overrides import key_of, normalise, quoted, readable_overrides
 from bitnet.records import RunRecord
 from bitnet.run import Queued, enqueue, say
 
@@ -85,7 +85,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     queued = _enqueue_all(loader, master, arms)
     todo = [q for q in queued if not q.finished]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
-    returned = launcher.launch([[f"resume={_quote(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
+    returned = launcher.launch([[f"resume={quoted(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
     _summary(queued)
     return returned
 
@@ -118,11 +118,6 @@ def _enqueue_all(loader: ConfigLoader, master: DictConfig, arms: list[Arm]) -> l
 def choices(composed: DictConfig) -> dict[str, str]:
     """Which option each group has, the project's own groups only."""
     return {k: str(v) for k, v in composed.hydra.runtime.choices.items() if not k.startswith("hydra/") and v is not None}
-
-
-def _quote(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _summary(queued: list[Queued]) -> None:

@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, N = B x T positions, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -209,6 +210,8 @@ def train(
         if evaluate:
             paused = time.monotonic()
             row = trainer.row(step, step * tokens_per_step, loss, extra, norm)
+            if not math.isfinite(row["heldout_loss"]):
+                return outcome("diverged", step, f"the held-out loss is not finite after the update of step {step}")
             metrics.append(row)
             progress.evaluated(step, row)
             evaluating += time.monotonic() - paused

@@ -14,6 +14,8 @@ from bitnet.paths import share
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
 SESSION_KEYS = {"sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache", "checkpoint.every", "checkpoint.keep"}
+# Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
+_PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
 _BARE_NUMBER = re.compile(r"(?<![\w.'\"-])(\d+)(?![\w.'\"-])")
 
 
@@ -37,10 +39,18 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
 
 
-def normalise(override: str) -> str:
-    """Quote bare numbers among a group's options, so that `model=256,512` means the files 256.yaml and 512.yaml.
+def quoted(value: str) -> str:
+    """A value as Hydra's grammar writes a string; one that is quoted, a list or an interpolation stays as it is."""
+    if value[0] in "'\"[$":
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
-    Hydra itself reads them as integers and refuses them.
+
+def normalise(override: str) -> str:
+    """Quote what Hydra would misread: bare numbers among a group's options, and paths.
+
+    `model=256,512` means the files 256.yaml and 512.yaml, which Hydra itself reads as integers and refuses.
 
     Raises:
         UserError: for two named sweeps at once.
@@ -51,6 +61,8 @@ def normalise(override: str) -> str:
     name = key_of(override)
     if name == "sweeps" and "," in value:
         raise UserError(f"sweeps={value}: one named sweep at a time; run the command once for each")
+    if name in _PATH_KEYS and value not in {"", "null"}:
+        return f"{key}={quoted(value)}"
     if name not in groups():
         return override
     return f"{key}=" + _BARE_NUMBER.sub(r"'\1'", value)
@@ -76,6 +88,8 @@ def explain(error: HydraException) -> UserError:
         key = unknown[1].split("=", 1)[0].lstrip("+~")
         prefix, _, name = key.rpartition(".")
         known = knobs(prefix) | (set() if prefix else set(groups()))
+        if name in known:
+            return UserError(f"{key}: no key of the {prefix} that was chosen; see conf/{prefix}/, or --cfg job")
         return UserError(f"{key}: no such key{nearest(key, [f'{prefix}.{k}' if prefix else k for k in known])}")
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return UserError(f"{ambiguous[1]}: several values make a sweep; add -m, or write [A,B] for a list")
