@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from bitnet.errors import UserError, nearest
+from bitnet.errors import UserError
+from bitnet.invalid import sentence
 
 
 def _no_bool(value: Any) -> Any:
@@ -28,7 +29,17 @@ Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan
 NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 OpenFraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
-Warmup = Literal["auto"] | Whole
+
+
+def _auto_or_whole(value: Any) -> Any:
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and value % 1 == 0
+    if not whole and value != "auto":
+        raise ValueError("a whole number of steps from 0 on, or auto, is needed")
+    return value
+
+
+Warmup = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_whole)]
+Seed = Annotated[Whole, Field(lt=2**32)]
 
 STUDY_WARMUP_STEPS = 375  # the study and the FAQ of "The Era of 1-bit LLMs" alike
 
@@ -89,7 +100,7 @@ class TwoStageLinear(Part):
 
 
 class FaqLinear(Part):
-    """The FAQ's LR: one line from peak to `end` for each stage, the second from `second_peak`, so that it drops at the boundary."""
+    """The FAQ's LR: a line from peak to `end` for each stage, the second from `second_peak`: it drops at the boundary."""
 
     kind: Literal["faq"]
     peak: Positive
@@ -156,7 +167,7 @@ class ClipConfig(Part):
 class SmoothingConfig(Part):
     """Label smoothing. `study`: the target gets 1 - eps, every other token eps/V; `standard`: the target gets eps/V more."""
 
-    epsilon: Annotated[float, Field(ge=0, lt=1)]
+    epsilon: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
     form: Literal["study", "standard"] = "study"
 
 
@@ -219,7 +230,7 @@ class HubData(DataPart):
 
 
 class TextData(DataPart):
-    """The user's own UTF-8 files or folders of `*.txt`/`*.md`. Without `heldout_paths` the last `heldout_fraction` is held out."""
+    """The user's own UTF-8 files or folders of `*.txt`/`*.md`. Without `heldout_paths`, `heldout_fraction` of it is held out."""
 
     source: Literal["text"]
     paths: list[str] = []
@@ -231,7 +242,7 @@ class SyntheticData(DataPart):
     """A token chain in which each token has `branching` equally likely successors: entropy ln(branching), unigrams uniform."""
 
     source: Literal["synthetic"]
-    vocab_size: Annotated[int, Field(ge=2)]
+    vocab_size: Annotated[Count, Field(ge=2)]
     tokens: Count
     heldout_tokens: Count
     branching: Count
@@ -251,7 +262,7 @@ class BPETokenizer(Part):
     """A byte-level BPE trained on the training text."""
 
     kind: Literal["bpe"]
-    vocab_size: Annotated[int, Field(ge=257)] = 8192
+    vocab_size: Annotated[Count, Field(ge=257)] = 8192
 
 
 class NoTokenizer(Part):
@@ -283,7 +294,7 @@ class CheckpointConfig(Part):
     """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`."""
 
     every: Count = 1000
-    keep: Annotated[int, Field(ge=1)] = 2
+    keep: Count = 2
 
 
 class SweepConfig(Part):
@@ -295,7 +306,7 @@ class SweepConfig(Part):
     published: list[str] = []
     arms: dict[str, str] = {}
     grid: dict[str, list[str | int | float | bool]] = {}
-    seeds: list[int] = []
+    seeds: list[Seed] = []
 
 
 class RunConfig(Part):
@@ -304,9 +315,9 @@ class RunConfig(Part):
     steps: Count
     batch_size: Count
     seq_len: Count
-    seed: Whole
+    seed: Seed
     eval_every: Count
-    schedule_lag: Literal[0, 1]
+    schedule_lag: Annotated[Literal[0, 1], BeforeValidator(_no_bool)]
     precision: Literal["fp32", "bf16"]
     device: str
     threads: Count | None
@@ -330,32 +341,25 @@ class RunConfig(Part):
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:
         warmup = self.lr.warmup_steps
-        if isinstance(warmup, int) and warmup >= self.steps:
-            raise ValueError(f"lr.warmup_steps={warmup} is not shorter than the run (steps={self.steps})")
-        if isinstance(self.lr, TwoStageLinear | FaqLinear) and isinstance(warmup, int) and warmup > self.lr.boundary * self.steps:
-            raise ValueError(f"lr.warmup_steps={warmup} ends after the boundary, lr.boundary={self.lr.boundary} of steps={self.steps}")
+        if isinstance(warmup, int):
+            if warmup >= self.steps:
+                raise ValueError(f"lr.warmup_steps={warmup} is not shorter than the run (steps={self.steps})")
+            if isinstance(self.lr, TwoStageLinear | FaqLinear) and warmup > self.lr.boundary * self.steps:
+                turn = f"lr.boundary={self.lr.boundary} of steps={self.steps}"
+                raise ValueError(f"lr.warmup_steps={warmup} ends after the boundary, {turn}")
         if (self.data.source == "synthetic") != (self.tokenizer.kind == "none"):
-            raise ValueError(f"tokenizer={self.tokenizer.kind} does not go with data={self.data.source}: synthetic tokens need tokenizer=none, text needs gpt2 or bpe")
-        if self.probe.context_length < 1:
-            raise ValueError("probe.context_length must be at least 1")
+            together = "synthetic tokens need tokenizer=none, text needs gpt2 or bpe"
+            raise ValueError(f"tokenizer={self.tokenizer.kind} does not go with data={self.data.source}: {together}")
         return self
 
 
-def _resolve_warmup(values: dict[str, Any]) -> dict[str, Any]:
-    """`auto` becomes 375 steps, or 3.75 % of the run where 375 would not fit into its first half.
-
-    An explicit number is never changed: too long a one is an error.
-    """
-    lr, steps = values.get("lr"), values.get("steps")
-    if isinstance(lr, dict) and lr.get("warmup_steps", "auto") == "auto" and isinstance(steps, int) and steps > 0:
-        fits = 2 * STUDY_WARMUP_STEPS <= steps
-        lr = lr | {"warmup_steps": STUDY_WARMUP_STEPS if fits else math.floor(0.0375 * steps)}
-        return values | {"lr": lr}
-    return values
+def auto_warmup_steps(steps: int) -> int:
+    """375 steps, or 3.75 % of the run where 375 would not fit into its first half."""
+    return STUDY_WARMUP_STEPS if steps >= 2 * STUDY_WARMUP_STEPS else math.floor(0.0375 * steps)
 
 
 def load(values: dict[str, Any]) -> RunConfig:
-    """The typed configuration.
+    """The typed configuration, with `lr.warmup_steps=auto` resolved; an explicit number is never changed.
 
     Args:
         values: the composed configuration as plain containers, interpolations resolved.
@@ -363,43 +367,13 @@ def load(values: dict[str, Any]) -> RunConfig:
         UserError: naming the first offending key, its value, what is allowed and the nearest name.
     """
     try:
-        return RunConfig.model_validate(_resolve_warmup(values))
+        config = RunConfig.model_validate(values)
+        if config.lr.warmup_steps == "auto":
+            lr = values["lr"] | {"warmup_steps": auto_warmup_steps(config.steps)}
+            config = RunConfig.model_validate(values | {"lr": lr})
+        return config
     except ValidationError as error:
-        raise UserError(_describe(error, values)) from None
-
-
-def _describe(error: ValidationError, values: dict[str, Any]) -> str:
-    """The first validation error as one sentence."""
-    first = error.errors()[0]
-    # pydantic puts the discriminator's value into the location; a user never typed it
-    path: list[str] = []
-    node: Any = values
-    for name in first["loc"]:
-        if isinstance(node, dict) and name not in node and first["type"] not in {"missing"}:
-            continue
-        path.append(str(name))
-        node = node[name] if isinstance(node, dict) and name in node else node[name] if isinstance(node, list) and isinstance(name, int) else None
-    key = ".".join(path)
-    context = first.get("ctx", {})
-    match first["type"]:
-        case "extra_forbidden":
-            parent: Any = values
-            for name in path[:-1]:
-                parent = parent[name]
-            known = [k for k in parent if k != path[-1]] + sorted(knobs(".".join(path[:-1])))
-            return f"{key}={first['input']!r}: no such key{nearest(path[-1], known)}"
-        case "value_error":
-            message = str(context.get("error", first["msg"]))
-            return message if not key or "=" in message else f"{key}={first['input']!r}: {message}"
-        case "literal_error":
-            return f"{key}={first['input']!r}: allowed are {context['expected']}{nearest(first['input'], str(context['expected']).replace(chr(39), '').replace(' or ', ', ').split(', '))}"
-        case "missing":
-            return f"{key}: missing"
-        case "union_tag_invalid":
-            tag = str(context["discriminator"]).strip("'")
-            return f"{key}.{tag}={context['tag']!r}: allowed are {context['expected_tags']}{nearest(context['tag'], str(context['expected_tags']).replace(chr(39), '').split(', '))}"
-        case _:
-            return f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise UserError(sentence(error.errors()[0], values, knobs)) from None
 
 
 def knobs(prefix: str = "") -> set[str]:
