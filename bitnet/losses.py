@@ -50,7 +50,8 @@ def token_frequency_penalty(logits_NV: Tensor, log_frequency_V: Tensor, state: S
     corpus's add-one smoothed unigram frequencies; ln V makes the value 0 for a uniform corpus.
     """
     p_NV = F.softmax(logits_NV, dim=-1)
-    return (p_NV @ log_frequency_V).mean() + math.log(logits_NV.shape[-1]), state
+    # not a matrix product: autocast would round ln f to bfloat16
+    return (p_NV * log_frequency_V).sum(dim=-1).mean() + math.log(logits_NV.shape[-1]), state
 
 
 def diversity_penalty(logits_NV: Tensor, log_frequency_V: Tensor, state: State) -> tuple[Tensor, State]:
