@@ -73,7 +73,8 @@ class Predictions:
         self._entropy -= (p_NV * logp_NV).sum(dim=-1).double().sum()
         self._top1 += p_NV.amax(dim=-1).double().sum()
         self._sum += logits_NV.sum(dtype=torch.float64)
-        self._squares += logits_NV.square().sum(dtype=torch.float64)
+        # squared in float64: a spread far below the mean, as of collapsed logits, drowns in fp32's rounding
+        self._squares += torch.linalg.vector_norm(logits_NV, dtype=torch.float64).square()
         self._mean_p_V += p_NV.sum(dim=0, dtype=torch.float64)
         self._argmax_V += torch.bincount(logits_NV.argmax(dim=-1), minlength=vocab_size)
         self._target_V += torch.bincount(targets_N, minlength=vocab_size)
