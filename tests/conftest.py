@@ -1,0 +1,30 @@
+"""What several test files share: configurations as the command line composes them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bitnet.overrides import normalise
+from bitnet.paths import share
+from bitnet.train import register_plugins, search_path
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    register_plugins()
+    with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
+        composed = compose("config", search_path([normalise(o) for o in overrides]))
+    return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+
+
+@pytest.fixture
+def values() -> Callable[..., dict[str, Any]]:
+    """`values("wd=paper", ...)`: what Hydra composes from those overrides, as plain containers of the test's own."""
+    return lambda *overrides: deepcopy(_composed(overrides))
