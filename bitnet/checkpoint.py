@@ -70,6 +70,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
             os.fsync(file.fileno())
         path = folder / f"step-{step:08d}-{_hash(partial)}.safetensors"
         partial.replace(path)
+    except SafetensorError as error:  # its writer's word for a full disk, among others
+        raise OSError(f"{partial}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(folder)
@@ -105,4 +107,6 @@ def read(path: Path) -> Checkpoint | None:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
     except (SafetensorError, json.JSONDecodeError):
         return None
-    return Checkpoint(path, tensors, facts) if "step" in facts else None
+    # the hash does not cover the step in the name
+    belongs = isinstance(facts, dict) and facts.get("step") == int(name[1])
+    return Checkpoint(path, tensors, facts) if belongs else None
