@@ -1,0 +1,228 @@
+"""Checkpoints: the same bits back, nothing damaged or foreign accepted, nothing lost when a write fails."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitnet import checkpoint
+from bitnet.checkpoint import newest, read, save
+
+
+def tensors(seed: int = 0) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "model/w": torch.randn(5, 3, generator=g),
+        "model/half": torch.randn(4, generator=g).to(torch.bfloat16),
+        "model/transposed": torch.randn(5, 3, generator=g).T,
+        "optimizer/0/step": torch.tensor(7.0),
+        "probe/codes": torch.tensor([-1, 0, 1], dtype=torch.int8),
+        "rng/cpu": torch.get_rng_state(),
+        "odd": torch.tensor([float("nan"), float("-inf"), -0.0]),
+    }
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else bits(tensor[None])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Checkpoints of steps 10 and 20."""
+    return save(tmp_path, 10, tensors(1), {"id": "a"}, keep=5), save(tmp_path, 20, tensors(2), {"id": "a"}, keep=5)
+
+
+def test_the_same_bits_come_back(tmp_path, said):
+    path = save(tmp_path, 12, tensors(), {"id": "abc", "nested": {"x": [1, None, 0.1]}}, keep=2)
+    back = newest(tmp_path, said.append)
+    assert back.path == path and said == []
+    assert back.facts == {"id": "abc", "nested": {"x": [1, None, 0.1]}, "step": 12}
+    assert back.tensors.keys() == tensors().keys()
+    for name, tensor in tensors().items():
+        assert back.tensors[name].dtype == tensor.dtype and back.tensors[name].shape == tensor.shape
+        assert bits(back.tensors[name]) == bits(tensor), name
+
+
+def test_tensors_below_a_prefix(tmp_path):
+    back = read(save(tmp_path, 1, {"model/a": torch.ones(1), "modelled/b": torch.ones(1)}, {}, keep=1))
+    assert list(back.below("model")) == ["a"]
+
+
+def test_equal_content_has_an_equal_name(tmp_path):
+    first = save(tmp_path / "a", 3, tensors(), {"id": "x", "seed": 1}, keep=1)
+    again = save(tmp_path / "b", 3, dict(reversed(tensors().items())), {"seed": 1, "id": "x"}, keep=1)
+    other = save(tmp_path / "c", 3, tensors(), {"id": "y", "seed": 1}, keep=1)
+    assert first.name == again.name != other.name
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_no_checkpoint_is_none(tmp_path, said):
+    assert newest(tmp_path, said.append) is None
+    assert newest(tmp_path / "missing", said.append) is None
+    assert said == []
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+def falls_back(tmp_path: Path, two: tuple[Path, Path], said: list[str]) -> None:
+    back = newest(tmp_path, said.append)
+    assert back.path == two[0] and back.facts["step"] == 10
+    assert len(said) == 1 and two[1].name in said[0] and "damaged" in said[0]
+
+
+def test_a_truncated_file_falls_back(tmp_path, two):
+    whole = two[1].read_bytes()
+    for length in [0, 1, 7, 8, 9, 100, *range(200, len(whole), 499), len(whole) - 1]:
+        two[1].write_bytes(whole[:length])
+        falls_back(tmp_path, two, [])
+
+
+def test_a_flipped_bit_falls_back(tmp_path, two):
+    whole = two[1].read_bytes()
+    for place in [0, 8, 20, len(whole) // 2, len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        two[1].write_bytes(damaged)
+        falls_back(tmp_path, two, [])
+
+
+def test_bytes_at_the_end_fall_back(tmp_path, two, said):
+    two[1].write_bytes(two[1].read_bytes() + b"\0")
+    falls_back(tmp_path, two, said)
+
+
+def test_a_file_under_another_checkpoints_name_falls_back(tmp_path, two, said):
+    two[1].write_bytes(two[0].read_bytes())
+    falls_back(tmp_path, two, said)
+
+
+def test_a_step_in_the_name_that_is_not_the_files_falls_back(tmp_path, two, said):
+    """A good file, renamed to look newer than it is, would make the run go on from the wrong step."""
+    renamed = two[1].rename(tmp_path / two[1].name.replace("00000020", "00000030"))
+    falls_back(tmp_path, (two[0], renamed), said)
+
+
+def test_a_folder_in_a_checkpoints_place_falls_back(tmp_path, two, said):
+    two[1].unlink()
+    two[1].mkdir()
+    falls_back(tmp_path, two, said)
+
+
+def test_a_missing_file_is_no_damage(tmp_path, two, said):
+    two[1].unlink()
+    assert newest(tmp_path, said.append).path == two[0] and said == []
+
+
+def test_files_of_other_names_are_not_looked_at(tmp_path, two, said):
+    for name in ("step-00000030.safetensors", "step-00000030-XYZ.safetensors", "step-00000030.partial", "notes.txt"):
+        (tmp_path / name).write_bytes(b"anything")
+    assert newest(tmp_path, said.append).path == two[1] and said == []
+
+
+def test_all_damaged_is_none_and_says_so_for_each(tmp_path, two, said):
+    for path in two:
+        path.write_bytes(b"")
+    assert newest(tmp_path, said.append) is None
+    assert len(said) == 2
+
+
+class SideEffect:
+    """Pickles to a call that makes a file."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self):
+        return (Path.touch, (self.made,))
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch.save"])
+def test_a_pickle_is_refused_and_never_run(form, tmp_path, two, said):
+    """Under a name that fits its hash, so that only the file format stands between it and the process."""
+    made = tmp_path / "made"
+    buffer = io.BytesIO()
+    pickle.dump(SideEffect(made), buffer) if form == "pickle" else torch.save({"w": SideEffect(made)}, buffer)
+    two[1].write_bytes(buffer.getvalue())
+    fitting = two[1].rename(tmp_path / f"step-00000020-{checkpoint._hash(two[1])}.safetensors")
+    falls_back(tmp_path, (two[0], fitting), said)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("facts", [None, {}, {"facts": "no json"}, {"facts": "5"}, {"facts": '["step"]'}, {"facts": '{"id": "a"}'}])
+def test_a_foreign_safetensors_file_falls_back(facts, tmp_path, two, said):
+    two[1].unlink()
+    save_file({"w": torch.ones(2)}, tmp_path / "foreign", metadata=facts)
+    name = f"step-00000020-{checkpoint._hash(tmp_path / 'foreign')}.safetensors"
+    falls_back(tmp_path, (two[0], (tmp_path / "foreign").rename(tmp_path / name)), said)
+
+
+# --------------------------------------------------------------------------------------------------------- failed writes
+def refuse(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["save_file", "fsync", "replace"])
+def test_a_failed_write_leaves_the_old_ones_and_no_part(where, tmp_path, two, monkeypatch, said):
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    target = {"save_file": (checkpoint, "save_file"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[where]
+    monkeypatch.setattr(*target, refuse)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 30, tensors(3), {"id": "a"}, keep=1)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    assert newest(tmp_path, said.append).path == two[1] and said == []
+
+
+def test_a_disk_that_fills_up_is_an_os_error(tmp_path, two):
+    """The real thing: a limit on file size, met by the writer half-way through."""
+    before = names(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(OSError, match="File too large"):
+            save(tmp_path, 30, {"w": torch.zeros(100_000)}, {"id": "a"}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------------------- retention
+def test_the_newest_are_kept(tmp_path):
+    paths = [save(tmp_path, step, tensors(step), {}, keep=2) for step in (1, 2, 9, 10, 100)]
+    assert names(tmp_path) == [p.name for p in paths[-2:]]
+
+
+def test_keep_one(tmp_path):
+    paths = [save(tmp_path, step, tensors(step), {}, keep=1) for step in (1, 2)]
+    assert names(tmp_path) == [paths[1].name]
+
+
+def test_what_was_just_saved_is_kept_beside_damaged_newer_ones(tmp_path, two, said):
+    """After falling back from step 20 to 10, step 15 is saved: it must outlive the save."""
+    two[1].write_bytes(b"")
+    saved = save(tmp_path, 15, tensors(3), {"id": "a"}, keep=1)
+    assert saved.exists()
+    assert newest(tmp_path, said.append).path == saved
+
+
+def test_saving_a_step_again_replaces_a_damaged_file(tmp_path, two, said):
+    two[1].write_bytes(b"")
+    assert save(tmp_path, 20, tensors(2), {"id": "a"}, keep=5) == two[1]
+    assert newest(tmp_path, said.append).path == two[1] and said == []
