@@ -38,15 +38,16 @@ def now() -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's content as a whole: a reader, or a crash, sees the old or the new."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    # not mkstemp: what it makes only its owner may read
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -151,7 +152,7 @@ class RunRecord:
         """
         try:
             values = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError):
             values = None
         if not isinstance(values, dict):
             raise UserError(f"resume={self.folder}: no readable config.yaml there; name the folder of a run")
