@@ -56,7 +56,10 @@ def expand(sweep: SweepConfig | None, axes: Sequence[Sequence[str]], typed_keys:
         typed_keys: keys that the command line sets; it beats the file, in arms, grid and seeds alike.
     """
     named: Mapping[str, str] = {} if sweep is None else sweep.arms
-    arms = [(name, tuple(o for o in map(normalise, shlex.split(text)) if key_of(o) not in typed_keys)) for name, text in named.items()]
+    arms = [
+        (name, tuple(o for o in map(normalise, shlex.split(text)) if key_of(o) not in typed_keys))
+        for name, text in named.items()
+    ]
     grid = {} if sweep is None else {k: v for k, v in sweep.grid.items() if k not in typed_keys}
     seeds = [] if sweep is None or "seed" in typed_keys else sweep.seeds
     lists = [[normalise(f"{k}={v}") for v in values] for k, values in grid.items()] + [list(axis) for axis in axes]

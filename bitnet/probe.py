@@ -5,8 +5,8 @@ Shapes: C contexts, P their length, B sequences of T tokens in the first trainin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Callable
 
 import numpy as np
 import torch

@@ -9,6 +9,7 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain") 
     write(frames, folder)
     width = max(_NARROWEST, shutil.get_terminal_size((_USUAL, 24)).columns)
     texts = [printed.render(section, style, width) for section in sections]
+    if shared := tables.shared_overrides(records.runs) if len(records.runs) else []:
+        texts.insert(0, textwrap.fill(f"Given to all arms, and left out of their names: {' '.join(shared)}", width) + "\n")
     return "\n".join([*texts, f"{'% ' * (style == 'latex')}{len(frames)} tables as CSV and Parquet in {folder}"])
 
 

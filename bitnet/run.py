@@ -48,7 +48,8 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"device={name}: allowed are auto, cpu, cuda, cuda:N and mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=cpu or device=auto")
+        there = torch.cuda.device_count()
+        raise UserError(f"device={name}: this machine has {there} CUDA devices; try device=cpu or device=auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: not available on this machine; try device=cpu or device=auto")
     if device.type not in {"cpu", "cuda", "mps"}:
@@ -252,7 +253,7 @@ def _saved(record: RunRecord, run_id: str, data_sha256: str) -> checkpoint.Check
     if saved is None:
         return None
     if saved.facts["data_sha256"] != data_sha256:
-        raise UserError(f"resume={record.folder}: the data is not what this run was trained on; restore it, or use overwrite=true")
+        raise UserError(f"resume={record.folder}: the data is not what its checkpoint was trained on; restore it")
     if saved.facts["id"] != run_id:
         raise UserError(f"resume={record.folder}: its config.yaml was changed since it began; restore it, or start another run")
     return saved

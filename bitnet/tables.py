@@ -65,6 +65,9 @@ METRICS = (
 
 
 # ---------------------------------------------------------------------------------------------------------------- arms
+SHARED_ONLY = "nothing more"  # the name of an arm that was given only what all were given
+
+
 def arms(runs: pd.DataFrame) -> pd.DataFrame:
     """One row an arm, indexed by arm_id and ordered by size, length and name.
 
@@ -73,7 +76,7 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
     """
     first = runs.drop_duplicates("arm_id").set_index("arm_id")
     table = first[["hidden_size", "steps", "boundary_step", "metric"]].copy()
-    table.insert(0, "arm", _names(first))
+    table.insert(0, "arm", _names(first, shared_overrides(runs)))
     by_arm = runs.groupby("arm_id")
     table["ceiling"] = by_arm["ceiling"].max()
     table["runs"] = by_arm.size()
@@ -83,9 +86,22 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["hidden_size", "steps", "arm"], kind="stable")
 
 
-def _names(first: pd.DataFrame) -> pd.Series:
-    """Labels, with size, length, data or at last the id where two arms would read the same."""
+def shared_overrides(runs: pd.DataFrame) -> list[str]:
+    """The overrides that every run of several arms was given, in their order; none where there is one arm only."""
+    given = list(runs["overrides"])
+    if runs["arm_id"].nunique() < 2 or not given:
+        return []
+    everywhere = set.intersection(*map(set, given))
+    return [o for o in given[0] if o in everywhere and not o.startswith("seed=")]
+
+
+def _names(first: pd.DataFrame, shared: list[str]) -> pd.Series:
+    """What each arm was given beyond the others, with size, length, data or at last the id where two would read the same."""
     names = first["label"].where(first["label"] != "", "defaults")
+    if shared:
+        own = first["overrides"].map(lambda given: [o for o in given if o not in shared and not o.startswith("seed=")])
+        if own.map(len).any():
+            names = own.map(lambda given: ",".join(given) or SHARED_ONLY)
     for text in ("h=" + _whole(first["hidden_size"]), "steps=" + _whole(first["steps"]), first["data"].fillna("?")):
         # only what differs among the arms that share a name helps to tell them apart
         helps = names.duplicated(keep=False) & (text.groupby(names).transform("nunique") > 1)

@@ -68,7 +68,9 @@ def _refuse_changes(cfg: DictConfig, folder: Path, overrides: list[str]) -> None
         asked = HydraConfig.get().runtime.choices.get(key, OmegaConf.select(cfg, key))
         there = made.get(key, OmegaConf.select(OmegaConf.create(frozen), key))
         if str(asked) != str(there):
-            raise UserError(f"{key}={asked}: the run at resume={folder} was frozen with {there}; leave it out, or start another run")
+            raise UserError(
+                f"{key}={asked}: the run at resume={folder} was frozen with {there}; leave it out, or start another run"
+            )
 
 
 def search_path(arguments: list[str]) -> list[str]:

@@ -43,7 +43,12 @@ def text() -> str:
         for name, options in found.items()
     )
     questions = "\n".join(f"  {name:<24}{_question(name)}" for name in sweeps)
-    return f"{_HEAD}\ngroups (KEY=OPTION; each option is a file in conf/KEY/)\n{listed}\n\nkeys and their defaults (KEY=VALUE, or PART.KEY=VALUE; those of a group stand in its files)\n{_keys()}\n\nsweeps (sweeps=NAME)\n{questions}\n\n{_TAIL}"
+    sections = {
+        "groups (KEY=OPTION; each option is a file in conf/KEY/)": listed,
+        "keys and their defaults (KEY=VALUE, or PART.KEY=VALUE; those of a group stand in its files)": _keys(),
+        "sweeps (sweeps=NAME)": questions,
+    }
+    return "\n\n".join([_HEAD.rstrip(), *(f"{title}\n{body}" for title, body in sections.items()), _TAIL])
 
 
 def _keys() -> str:

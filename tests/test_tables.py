@@ -43,6 +43,15 @@ def test_arms_that_differ_in_nothing_shown_get_their_id(tmp_path):
     assert tables.arms(read(tmp_path)[0])["arm"].tolist() == ["wd=paper,aaaaaaaaaa", "wd=paper,bbbbbbbbbb"]
 
 
+def test_arms_are_named_by_what_they_do_not_share(tmp_path):
+    make_run(tmp_path, arm="data=text,wd=paper,optimizer=adamw")
+    make_run(tmp_path, arm="data=text,wd=none")
+    make_run(tmp_path, arm="data=text")
+    found = read(tmp_path)[0]
+    assert set(tables.arms(found)["arm"]) == {"wd=paper,optimizer=adamw", "wd=none", tables.SHARED_ONLY}
+    assert tables.shared_overrides(found) == ["data=text"]
+
+
 # ------------------------------------------------------------------------------------------------------ tokens by step
 def test_tokens_by_step_over_seeds_one_of_which_diverged_and_one_is_missing(tmp_path):
     make_run(tmp_path, seed=0, rows=evaluations(STEPS, [20, 8, 2, 10, 13]))

@@ -140,14 +140,15 @@ def tokenizer_folder(folder: Path) -> Path:
 
     folder.mkdir()
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(["the cat sat on the mat and the dog sat on the log"] * 50, 300, special_tokens=["<|endoftext|>"])
+    lines = ["the cat sat on the mat and the dog sat on the log"] * 50
+    tokenizer.train_from_iterator(lines, 300, special_tokens=["<|endoftext|>"])
     tokenizer.save_model(str(folder))
     return folder
 
 
 def text_file(path: Path, lines: int = 400) -> Path:
     words = random.Random(0)
-    vocabulary = "the cat dog mat log sat on and saw a red big of in".split()
+    vocabulary = ["the", "cat", "dog", "mat", "log", "sat", "on", "and", "saw", "a", "red", "big", "of", "in"]
     path.write_text("\n".join(" ".join(words.choices(vocabulary, k=12)) for _ in range(lines)) + "\n")
     return path
 
@@ -172,7 +173,8 @@ def test_every_option_trains(group, option, tmp_path, monkeypatch):
             arguments += [f"data.paths=[{text}]"]
         if option == "pydocs":
             arguments += ["data.max_bytes=300000"]
-        arguments += [f"tokenizer.path={tokenizer_folder(tmp_path / 'gpt2')}"] if option == "gpt2" else ["tokenizer.vocab_size=280"]
+        gpt2 = option == "gpt2"
+        arguments += [f"tokenizer.path={tokenizer_folder(tmp_path / 'gpt2')}"] if gpt2 else ["tokenizer.vocab_size=280"]
     folder = the_run(*arguments)
     assert record(folder)["status"] == "done" and record(folder)["choices"][group] == option
     assert len(rows(folder)) == 2
@@ -334,7 +336,10 @@ def results(folder: Path) -> tuple[str, list[str]]:
     return (folder / "metrics.csv").read_text(), sorted(p.name for p in (folder / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("arm", [["optimizer=adam_l2"], ["optimizer=adamw", "regularizer=coverage", "data.order=random", "probe.redraw=true"]])
+STATEFUL = ["optimizer=adamw", "regularizer=coverage", "data.order=random", "probe.redraw=true"]
+
+
+@pytest.mark.parametrize("arm", [["optimizer=adam_l2"], STATEFUL], ids=["study", "stateful"])
 def test_killed_at_any_step_it_goes_on_with_the_same_bits(arm):
     assert train.main([*LONG, *arm, "out=calm"]) == 0
     (calm,) = run_folders("calm")
@@ -449,7 +454,8 @@ def test_names_in_overrides_stay_inside_out(tmp_path):
     folder = tmp_path / "a, b=.. c" / ("x" * 200)
     folder.mkdir(parents=True)
     text = shutil.copy(text_file(tmp_path / "text.txt"), folder / "t.txt")
-    run = the_run("data=text", f"data.paths=['{text}']", "tokenizer.vocab_size=280", "model=tiny", "steps=2", "threads=1", "probe.heldout_sequences=4")
+    small = ["tokenizer.vocab_size=280", "model=tiny", "steps=2", "threads=1", "probe.heldout_sequences=4"]
+    run = the_run("data=text", f"data.paths=['{text}']", *small)
     assert run.resolve().parents[1] == (tmp_path / "outputs").resolve()
     assert len(run.name) < 120
 

@@ -4,7 +4,7 @@ Hydra accepts plugins only from the namespace package `hydra_plugins`; `bitnet.t
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional  # noqa: UP035 (omegaconf reads these annotations)
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -15,8 +15,8 @@ class ArmsSweeperConf:
     """`params`: axes as in Hydra's basic sweeper, `key: a,b,c`. The arms of a named sweep stand in its `sweep` section."""
 
     _target_: str = "hydra_plugins.bitnet_sweeper.ArmsSweeper"
-    max_batch_size: Optional[int] = None
-    params: Optional[Dict[str, str]] = field(default_factory=dict)
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = field(default_factory=dict)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="arms", node=ArmsSweeperConf, provider="bitnet")
