@@ -165,10 +165,10 @@ def test_a_pickle_is_refused_and_never_run(form, tmp_path, two, said):
     assert not made.exists()
 
 
-@pytest.mark.parametrize("facts", [None, {}, {"facts": "no json"}, {"facts": "5"}, {"facts": '["step"]'}, {"facts": '{"id": "a"}'}])
+@pytest.mark.parametrize("facts", [None, "no json", "5", '["step"]', '{"id": "a"}'])
 def test_a_foreign_safetensors_file_falls_back(facts, tmp_path, two, said):
     two[1].unlink()
-    save_file({"w": torch.ones(2)}, tmp_path / "foreign", metadata=facts)
+    save_file({"w": torch.ones(2)}, tmp_path / "foreign", metadata=None if facts is None else {"facts": facts})
     name = f"step-00000020-{checkpoint._hash(tmp_path / 'foreign')}.safetensors"
     falls_back(tmp_path, (two[0], (tmp_path / "foreign").rename(tmp_path / name)), said)
 

@@ -86,7 +86,7 @@ REFUSED = [
     ({"model.num_heads": 3}, "model.num_heads=3 does not divide model.hidden_size=256"),
     ({"model.num_kv_heads": 3}, "model.num_kv_heads=3 does not divide model.num_heads=4"),
     ({"model.num_kv_heads": 8}, "model.num_kv_heads=8 does not divide model.num_heads=4"),
-    ({"model.num_heads": 256, "model.num_kv_heads": 256}, "model.hidden_size=256 over model.num_heads=256 gives heads of odd width"),
+    ({"model.num_heads": 256, "model.num_kv_heads": 256}, "model.hidden_size=256 over model.num_heads=256 gives heads of odd"),
     # parts that don't go together
     ({"tokenizer": {"kind": "none"}}, "tokenizer=none does not go with data=pydocs"),
 ]
@@ -102,8 +102,8 @@ def test_bad_values_are_one_sentence(changes, sentence, values):
 
 @pytest.mark.parametrize(
     "key",
-    ["steps", "batch_size", "seed", "eval_every", "schedule_lag", "threads", "checkpoint.keep", "checkpoint.every", "model.num_layers",
-     "model.norm_eps", "lr.peak", "lr.mid_fraction", "lr.reference_hidden_size", "wd.stage2", "wd.boundary", "clip.max_norm",
+    ["steps", "batch_size", "seed", "eval_every", "schedule_lag", "threads", "checkpoint.keep", "checkpoint.every",
+     "model.num_layers", "model.norm_eps", "lr.peak", "lr.mid_fraction", "lr.reference_hidden_size", "wd.stage2", "wd.boundary", "clip.max_norm",
      "smoothing.epsilon", "regularizer.weight", "regularizer.memory", "tokenizer.vocab_size", "probe.contexts"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [True, False])
@@ -167,8 +167,8 @@ OTHER = [
     {"steps": 9_999}, {"batch_size": 5}, {"seq_len": 33}, {"seed": 1}, {"eval_every": 500}, {"schedule_lag": 0},
     {"precision": "bf16"}, {"model.hidden_size": 128}, {"model.tied_head": True}, {"model.init_std": 0.03}, {"lr.peak": 1e-3},
     {"lr.warmup_steps": 374}, {"wd.stage2": 0.05}, {"wd.first_step": 0.0}, {"clip.max_norm": None}, {"smoothing.epsilon": 0.1},
-    {"smoothing.form": "standard"}, {"optimizer.kind": "adamw"}, {"optimizer.decay_scope": "matrices"}, {"quant.weights": "float"},
-    {"quant.activations": "float"}, {"regularizer.weight": 0.5}, {"data.order": "random"}, {"data.at_end": "repeat"},
+    {"smoothing.form": "standard"}, {"optimizer.kind": "adamw"}, {"optimizer.decay_scope": "matrices"},
+    {"quant.weights": "float"}, {"quant.activations": "float"}, {"regularizer.weight": 0.5}, {"data.order": "random"}, {"data.at_end": "repeat"},
     {"probe.redraw": True}, {"probe.contexts": 21},
 ]  # fmt: skip
 
@@ -198,7 +198,7 @@ def test_an_id_is_ten_hex_digits(values):
     assert len(digest_of(load(values()))) == 10 and int(digest_of(load(values())), 16) >= 0
 
 
-@pytest.mark.parametrize("overrides", [(), ("recipe=faq",), ("recipe=modern", "lr.peak=1e-05"), ("data=synthetic",), ("clip=none",)])
+@pytest.mark.parametrize("overrides", [(), ("recipe=faq", "clip=none"), ("recipe=modern", "lr.peak=1e-05"), ("data=synthetic",)])
 def test_a_frozen_configuration_is_the_same_run(overrides, values):
     """Through config.yaml, as an execution on another machine reads it."""
     config = load(values(*overrides))
