@@ -103,8 +103,9 @@ def test_bad_values_are_one_sentence(changes, sentence, values):
 @pytest.mark.parametrize(
     "key",
     ["steps", "batch_size", "seed", "eval_every", "schedule_lag", "threads", "checkpoint.keep", "checkpoint.every",
-     "model.num_layers", "model.norm_eps", "lr.peak", "lr.mid_fraction", "lr.reference_hidden_size", "wd.stage2", "wd.boundary", "clip.max_norm",
-     "smoothing.epsilon", "regularizer.weight", "regularizer.memory", "tokenizer.vocab_size", "probe.contexts"],
+     "model.num_layers", "model.norm_eps", "lr.peak", "lr.mid_fraction", "lr.reference_hidden_size", "wd.stage2",
+     "wd.boundary", "clip.max_norm", "smoothing.epsilon", "regularizer.weight", "regularizer.memory",
+     "tokenizer.vocab_size", "probe.contexts"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [True, False])
 def test_a_truth_value_is_no_number(key, value, values):
@@ -168,8 +169,8 @@ OTHER = [
     {"precision": "bf16"}, {"model.hidden_size": 128}, {"model.tied_head": True}, {"model.init_std": 0.03}, {"lr.peak": 1e-3},
     {"lr.warmup_steps": 374}, {"wd.stage2": 0.05}, {"wd.first_step": 0.0}, {"clip.max_norm": None}, {"smoothing.epsilon": 0.1},
     {"smoothing.form": "standard"}, {"optimizer.kind": "adamw"}, {"optimizer.decay_scope": "matrices"},
-    {"quant.weights": "float"}, {"quant.activations": "float"}, {"regularizer.weight": 0.5}, {"data.order": "random"}, {"data.at_end": "repeat"},
-    {"probe.redraw": True}, {"probe.contexts": 21},
+    {"quant.weights": "float"}, {"quant.activations": "float"}, {"regularizer.weight": 0.5}, {"data.order": "random"},
+    {"data.at_end": "repeat"}, {"probe.redraw": True}, {"probe.contexts": 21},
 ]  # fmt: skip
 
 
