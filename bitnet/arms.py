@@ -7,20 +7,23 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from bitnet import pool
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
 from bitnet.records import RunRecord
-from bitnet.run import Queued, enqueue, say
+from bitnet.run import Queued, enqueue, result, say
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,16 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
         UserError: before any work, when an arm can't be composed, is invalid, or equals another arm.
         SystemExit: with code 1, at the end, when a run failed.
     """
-    named = typed(master).sweep
+    config = typed(master)
+    named = config.sweep
     written = [normalise(f"{k}={v}") for k, v in params.items()] + [normalise(a) for a in arguments]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
     (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
     arms = [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, [], typed_keys) for fixed in product]
     queued = _enqueue_all(loader, master, arms)
-    todo = [q for q in queued if not q.finished]
+    left = {"failed"} if config.launcher.retry == 0 else set()
+    todo = [q for q in queued if not q.finished and RunRecord(q.folder).read().get("status") not in left]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
     returned = launcher.launch([[f"resume={quoted(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
     _summary(queued)
@@ -105,17 +110,45 @@ def _enqueue_all(loader: ConfigLoader, master: DictConfig, arms: list[Arm]) -> l
             names = [" ".join(readable_overrides(a.overrides, seed=True)) or "defaults" for a in (seen[key], arm)]
             raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
         seen[key] = arm
-    return [
-        enqueue(
-            config,
-            overrides=readable_overrides(arm.overrides, seed=True),
-            label=",".join(readable_overrides(arm.overrides, seed=False)) or "defaults",
-            arm=arm.name,
-            choices=choices(cfg),
-            check_device=not on_cluster,
-        )
-        for arm, config, cfg in zip(arms, configs, composed, strict=True)
-    ]
+    return [_enqueue(*of_one, check_device=not on_cluster) for of_one in zip(arms, configs, composed, strict=True)]
+
+
+def _enqueue(arm: Arm, config: RunConfig, composed: DictConfig, check_device: bool) -> Queued:
+    return enqueue(
+        config,
+        overrides=readable_overrides(arm.overrides, seed=True),
+        label=",".join(readable_overrides(arm.overrides, seed=False)) or "defaults",
+        arm=arm.name,
+        choices=choices(composed),
+        check_device=check_device,
+    )
+
+
+def launch_here(
+    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], at_once: int | None, per_gpu: int
+) -> list[JobReturn]:
+    """Run Hydra jobs in processes of their own on this machine: the body of the project's Hydra launcher.
+
+    Jobs of the project's sweeper name a frozen run each; those of another sweeper are frozen here first.
+    """
+    folders = [_folder_of(loader, master, list(overrides)) for overrides in jobs]
+    device = load(RunRecord(folders[0]).config()).device
+    codes = pool.run_all(folders, pool.room(len(folders), device, at_once, per_gpu))
+    returned = []
+    for folder, overrides in zip(folders, jobs, strict=True):
+        job = JobReturn(overrides=list(overrides), working_dir=str(folder))
+        failed = codes.get(folder, 0) != 0
+        job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+        job.return_value = UserError(f"{folder}: {RunRecord(folder).read().get('reason')}") if failed else result(folder)
+        returned.append(job)
+    return returned
+
+
+def _folder_of(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Path:
+    composed = loader.load_sweep_config(master, overrides)
+    if composed.resume is not None:
+        return Path(composed.resume)
+    return _enqueue(Arm(None, tuple(overrides)), typed(composed), composed, check_device=True).folder
 
 
 def choices(composed: DictConfig) -> dict[str, str]:

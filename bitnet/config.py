@@ -297,6 +297,28 @@ class CheckpointConfig(Part):
     keep: Count = 2
 
 
+class LocalLauncher(Part):
+    """A process for each run on this machine: `jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU.
+
+    `retry`: whether a sweep that is launched again repeats its failed runs.
+    """
+
+    kind: Literal["local"]
+    jobs: Count | None = None
+    jobs_per_gpu: Count = 1
+    retry: Literal[0, 1] = 1
+
+
+class SerialLauncher(Part):
+    """One run after another in the launching process."""
+
+    kind: Literal["serial"]
+    retry: Literal[0, 1] = 1
+
+
+LauncherConfig = Annotated[LocalLauncher | SerialLauncher, Field(discriminator="kind")]
+
+
 class SweepConfig(Part):
     """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, and the published rows it answers to."""
 
@@ -336,6 +358,7 @@ class RunConfig(Part):
     tokenizer: TokenizerConfig
     probe: ProbeConfig
     checkpoint: CheckpointConfig
+    launcher: LauncherConfig
     sweep: SweepConfig | None = None
 
     @model_validator(mode="after")
@@ -393,7 +416,7 @@ def _models_in(annotation: Any) -> list[type[Part]]:
 # ---------------------------------------------------------------------------------------------------------- identity
 # What can't change a result: where it is written, how it is shown, what it belongs to, and where its data came from
 # (the data's own hash stands in for that).
-_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "sweep", "tokenizer", "data"}
+_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher", "sweep", "tokenizer", "data"}
 
 
 def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:

@@ -1,24 +1,36 @@
-"""What a person sees while a run trains: a bar on a terminal, a plain line at each evaluation elsewhere."""
+"""What a person sees while a run trains: a bar on a terminal, a plain line at each evaluation elsewhere; and its heartbeat."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
+_BEAT = ".progress.json"
+_BEAT_SECONDS = 1.0
+
 
 class Progress:
-    """Loss, tokens a second and time left. `tokens_per_step` scales the rate."""
+    """Loss, tokens a second and time left of the run in `folder`. `tokens_per_step` scales the rate.
 
-    def __init__(self, title: str, first_step: int, last_step: int, tokens_per_step: int) -> None:
-        self.title, self.first, self.last, self.tokens_per_step = title, first_step, last_step, tokens_per_step
+    Once a second they also go into the folder, for whoever looks on from another process.
+    """
+
+    def __init__(self, folder: Path, first_step: int, last_step: int, tokens_per_step: int) -> None:
+        self.folder, self.first, self.last, self.tokens_per_step = folder, first_step, last_step, tokens_per_step
         self.began = time.monotonic()
+        self.beaten = 0.0
+        self.unique: float | int | None = None
         self.bar: tqdm | None = None
         if sys.stderr.isatty():
             self.bar = tqdm(
-                total=last_step, initial=first_step, desc=title, unit="step", dynamic_ncols=True, mininterval=0.25
+                total=last_step, initial=first_step, desc=_short(folder.name), unit="step", dynamic_ncols=True, mininterval=0.25
             )
 
     def __enter__(self) -> Progress:
@@ -27,9 +39,12 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.close()
+        (self.folder / _BEAT).unlink(missing_ok=True)
 
     def step(self, step: int, loss: float | None) -> None:
         """One more step is done; `loss` is the newest one known, which may be some steps old."""
+        if time.monotonic() - self.beaten >= _BEAT_SECONDS:
+            self._beat(step, loss)
         if self.bar is None:
             return
         if loss is not None:
@@ -38,10 +53,11 @@ class Progress:
 
     def evaluated(self, step: int, row: dict[str, float | int | None]) -> None:
         """An evaluation is done."""
+        self.unique = row["UniquePredictions"]
         line = (
-            f"{self.title}  step {step}/{self.last}  loss {row['Loss']:.4f}  unique {row['UniquePredictions']}"
-            f"  held-out {row['heldout_loss']:.3f} ({row['heldout_uniq']:.0f} of {row['heldout_distinct_targets']:.0f} tokens)"
-            f"  {self._rate(step):,.0f} tok/s  {_clock(self._left(step))} left"
+            f"{_short(self.folder.name)}  step {step}/{self.last}  loss {row['Loss']:.4f}  unique {row['UniquePredictions']}"
+            f"  held-out {row['heldout_loss']:.3f} (predicts {row['heldout_uniq']:.0f} tokens where "
+            f"{row['heldout_distinct_targets']:.0f} follow)  {self._rate(step):,.0f} tok/s  {clock(self._left(step))} left"
         )
         if self.bar is not None:
             self.bar.clear()
@@ -50,6 +66,20 @@ class Progress:
         else:
             print(line, file=sys.stderr, flush=True)
 
+    def _beat(self, step: int, loss: float | None) -> None:
+        beat = {
+            "time": time.time(),
+            "step": step,
+            "loss": loss,
+            "unique": self.unique,
+            "tokens_per_second": round(self._rate(step), 1),
+            "left": round(self._left(step), 1),
+        }
+        partial = self.folder / f"{_BEAT}.partial"
+        partial.write_text(json.dumps(beat), encoding="utf-8")
+        os.replace(partial, self.folder / _BEAT)
+        self.beaten = time.monotonic()
+
     def _rate(self, step: int) -> float:
         return (step - self.first) * self.tokens_per_step / max(time.monotonic() - self.began, 1e-9)
 
@@ -57,6 +87,20 @@ class Progress:
         return (self.last - step) * self.tokens_per_step / max(self._rate(step), 1e-9)
 
 
-def _clock(seconds: float) -> str:
+def read_beat(folder: Path) -> dict[str, Any]:
+    """The newest heartbeat of the run in `folder`: time, step, loss, unique, tokens_per_second, left; empty without one."""
+    try:
+        return json.loads((folder / _BEAT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _short(name: str, most: int = 48) -> str:
+    """A run's name for one line: its beginning and its end, which holds the id."""
+    return name if len(name) <= most else f"{name[: most - 14]}...{name[-11:]}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as [h:]mm:ss."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"

@@ -7,6 +7,8 @@ in the same process or on another machine.
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import signal
 import sys
 import traceback
@@ -218,9 +220,12 @@ def stop_requests() -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
-def execute(folder: Path) -> float | None:
+def execute(folder: Path, *, threads: int | None = None, device: str | None = None) -> float | None:
     """Run, or go on with, the run in `folder`; returns its last held-out loss, None when it has none.
 
+    Args:
+        threads: CPU threads where the configuration leaves them open.
+        device: the device in place of the configured one: that of a lease.
     Raises:
         UserError: when the folder, its data or its checkpoint don't belong together.
         KeyboardInterrupt: after saving, when it was asked to stop.
@@ -229,7 +234,7 @@ def execute(folder: Path) -> float | None:
     config = load(record.config())
     with _alone(record):
         try:
-            outcome = _train(record, config)
+            outcome = _train(record, config, device or config.device, threads if config.threads is None else config.threads)
         except UserError:
             raise
         except Exception as error:
@@ -259,10 +264,10 @@ def _saved(record: RunRecord, run_id: str, data_sha256: str) -> checkpoint.Check
     return saved
 
 
-def _train(record: RunRecord, config: RunConfig) -> Outcome:
+def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int | None) -> Outcome:
     """Build, resume, train, record."""
-    device = pick_device(config.device)
-    make_deterministic(config.threads)
+    device = pick_device(device_name)
+    make_deterministic(threads)
     prepared = data.prepare(config.data, config.tokenizer, say=say)
     run_id = digest(identity(config, prepared.sha256))
     known = record.read()
@@ -282,12 +287,14 @@ def _train(record: RunRecord, config: RunConfig) -> Outcome:
         status="running",
         reason=None,
         started=known.get("started") or now(),
+        pid=os.getpid(),
+        host=platform.node(),
         device=_describe(device),
         data=_data_facts(config, prepared),
         parameters=parameter_counts(trainer.model),
         **provenance(),
     )
-    with stop_requests() as stopped, Progress(record.folder.name, start, last, tokens_per_step) as progress:
+    with stop_requests() as stopped, Progress(record.folder, start, last, tokens_per_step) as progress:
         outcome = train(
             trainer,
             record,

@@ -28,7 +28,7 @@ FLOORS = [
 ANALYSIS = {"runs", "tables", "printed", "verification", "report"}
 GROUND = FLOORS[0]
 KNOWS_HYDRA = {"train", "arms", "overrides", "prepare", "plugins"}
-KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run"}
+KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool"}
 
 
 def module_of(path: Path) -> str:

@@ -23,7 +23,7 @@ from bitnet.paths import share
 
 # Small enough that a run takes a blink, and still a real run.
 SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64"]
-SMALL += ["probe.heldout_sequences=4", "threads=1"]
+SMALL += ["probe.heldout_sequences=4", "threads=1", "launcher=serial"]
 TINY = [*SMALL, "model=tiny", "steps=2"]
 
 

@@ -1,0 +1,219 @@
+"""Many runs on this machine, each in a process of its own, as many at once as there are GPUs or cores; and what one sees of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from bitnet.progress import clock, read_beat
+from bitnet.records import RunRecord, now
+
+SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
+_REDRAW_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Room:
+    """What this machine offers to runs: `jobs` at once, `threads` for each, on `devices` (empty: the CPU) x `slots`."""
+
+    jobs: int
+    threads: int
+    devices: tuple[str, ...]
+    slots: int
+
+
+def gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES gives them."""
+    if SIMULATED_GPUS in os.environ:
+        return tuple(str(n) for n in range(int(os.environ[SIMULATED_GPUS])))
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(n) for n in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    return tuple(names[: torch.cuda.device_count()])
+
+
+def room(runs: int, device: str, jobs: int | None, jobs_per_gpu: int) -> Room:
+    """How many of `runs` go at once, and with what.
+
+    On GPUs each run holds one, or one of `jobs_per_gpu` places on it. On the CPU as many run as there are cores, and the
+    cores are divided among them.
+    """
+    there = () if device in {"cpu", "mps"} else gpus()
+    if device.startswith("cuda:"):
+        there = there[int(device.split(":")[1]) :][:1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    places = len(there) * jobs_per_gpu if there else (1 if device == "mps" else cores)
+    at_once = max(1, min(runs, places if jobs is None else jobs))
+    return Room(at_once, max(1, cores // at_once), there, jobs_per_gpu)
+
+
+def leases_folder() -> Path:
+    """Where GPU leases lie: one place for all of a user's controllers on this machine."""
+    return Path(tempfile.gettempdir()) / f"bitnet-leases-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
+@dataclass
+class _Course:
+    """What goes on: runs that wait, runs at work, and how those that are over ended."""
+
+    waiting: list[Path]
+    running: set[Path] = field(default_factory=set)
+    exits: dict[Path, int] = field(default_factory=dict)
+    stopping: bool = False
+
+
+def run_all(folders: Sequence[Path], where: Room) -> dict[Path, int]:
+    """Execute the runs in `folders`, each in its own process; returns their exit codes.
+
+    Every run goes to its end, whatever becomes of the others. After Ctrl-C or SIGTERM no new run starts, those at work save
+    and end, and KeyboardInterrupt is raised.
+    """
+    course = _Course(list(folders))
+    server = subprocess.Popen([sys.executable, "-m", "bitnet.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with _asked_to_stop(course), _shown(course, folders) as redraw, selectors.DefaultSelector() as selector:
+        selector.register(server.stdout, selectors.EVENT_READ)
+        pending = b""
+        while course.running or (course.waiting and not course.stopping):
+            while course.waiting and not course.stopping and len(course.running) < where.jobs:
+                _start(server, course, where)
+            if selector.select(timeout=_REDRAW_SECONDS):
+                received = os.read(server.stdout.fileno(), 1 << 16)
+                if not received:
+                    _lost(course, server.wait())
+                *lines, pending = (pending + received).split(b"\n")
+                for line in lines:
+                    report = json.loads(line)
+                    _end(course, Path(report["folder"]), report["exit"])
+            redraw()
+    server.stdin.close()
+    server.wait()
+    if course.stopping:
+        raise KeyboardInterrupt
+    return course.exits
+
+
+def _start(server: subprocess.Popen, course: _Course, where: Room) -> None:
+    folder = course.waiting.pop(0)
+    course.running.add(folder)
+    job = {"folder": str(folder), "threads": where.threads, "devices": where.devices, "slots": where.slots}
+    server.stdin.write((json.dumps(job | {"leases": str(leases_folder())}) + "\n").encode())
+    server.stdin.flush()
+
+
+def _end(course: _Course, folder: Path, code: int) -> None:
+    """Note a run's end; one that could not write its own is recorded as failed, with how its process ended."""
+    course.running.discard(folder)
+    course.exits[folder] = code
+    record = RunRecord(folder)
+    if code not in (0, 130) and record.read().get("status") in {"queued", "running"}:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        hint = "; out of memory?" if code == -signal.SIGKILL else ""
+        record.update(status="failed", reason=f"its process was {how}{hint}" if code < 0 else f"its process {how}", finished=now())
+
+
+def _lost(course: _Course, code: int) -> None:
+    raise RuntimeError(f"the process that runs are forked from ended with code {code}; {len(course.running)} runs were at work")
+
+
+@contextlib.contextmanager
+def _asked_to_stop(course: _Course) -> Iterator[None]:
+    """SIGINT (which a terminal sends to the runs as well) and SIGTERM (passed on to them) stop the course."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        course.stopping = True
+        for folder in course.running:
+            pid = RunRecord(folder).read().get("pid")
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+# ------------------------------------------------------------------------------------------------------ what one sees
+@contextlib.contextmanager
+def _shown(course: _Course, folders: Sequence[Path]) -> Iterator[Any]:
+    """A function that shows the course: a live table on a terminal, a line for each start and end elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(_table(course, folders), console=console, auto_refresh=False) as live:
+            drawn = [time.monotonic()]
+
+            def redraw() -> None:
+                if time.monotonic() - drawn[0] >= _REDRAW_SECONDS or not course.running:
+                    live.update(_table(course, folders), refresh=True)
+                    drawn[0] = time.monotonic()
+
+            yield redraw
+            live.update(_table(course, folders), refresh=True)
+        return
+    told: set[Path] = set()
+
+    def tell() -> None:
+        for folder in [f for f in course.exits if f not in told]:
+            told.add(folder)
+            run = RunRecord(folder).read()
+            final = run.get("final") or {}
+            loss = f", held-out loss {final['heldout_loss']:.3f}" if "heldout_loss" in final else ""
+            line = f"[{len(told)}/{len(folders)}] {folder.name}: {run.get('status')} at step {run.get('step')}{loss}"
+            print(line, file=sys.stderr, flush=True)
+
+    yield tell
+    tell()
+
+
+def _table(course: _Course, folders: Sequence[Path], most: int = 30) -> Table:
+    """Runs at work first, then those that ended badly, then the newest that ended well; counts in the title."""
+    ended = list(reversed(course.exits))
+    bad = [f for f in ended if course.exits[f] not in (0, 130)]
+    rows = [*sorted(course.running), *bad, *[f for f in ended if f not in bad]]
+    title = f"{len(course.exits)} of {len(folders)} runs over, {len(course.running)} at work, {len(course.waiting)} waiting"
+    table = Table(title=title + (" (stopping: each saves and ends)" if course.stopping else ""), title_justify="left")
+    table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=1)
+    for name in ("status", "step", "loss", "unique", "tokens/s", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for folder in rows[:most]:
+        table.add_row(*_cells(folder, folder in course.running))
+    if len(rows) > most:
+        table.add_row(f"... and {len(rows) - most} more", *[""] * 6)
+    return table
+
+
+def _cells(folder: Path, at_work: bool) -> list[str]:
+    run = RunRecord(folder).read()
+    beat = read_beat(folder) if at_work else {}
+    final = run.get("final") or {}
+    loss = beat.get("loss") if at_work else final.get("Loss")
+    unique = beat.get("unique") if at_work else final.get("UniquePredictions")
+    speed = beat.get("tokens_per_second") if at_work else (run.get("timing") or {}).get("tokens_per_second")
+    return [
+        folder.name,
+        str(run.get("status", "missing")),
+        f"{beat.get('step', run.get('step', 0))}/{run.get('steps', '?')}",
+        "" if loss is None else f"{loss:.3f}",
+        "" if unique is None else f"{unique:.0f}",
+        "" if speed is None else f"{speed:,.0f}",
+        clock(beat["left"]) if beat.get("left") is not None else "",
+    ]
