@@ -60,6 +60,7 @@ REFUSED = [
     ({"model": 256}, "model=256: a group of keys is needed"),
     ({"lr": None}, "lr=None: a group of keys is needed"),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
+    ({"sweep": SWEEP | {"grid": {"a": [[1]]}}}, "sweep.grid.a.0=[1]: input should be a valid string"),
     ({"optimizer.betas": [0.9, 0.9, 0.9]}, "optimizer.betas=[0.9, 0.9, 0.9]: tuple should have at most 2 items"),
     # out of bounds
     ({"steps": 0}, "steps=0: input should be greater than 0"),

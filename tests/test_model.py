@@ -150,6 +150,13 @@ def test_fewer_kv_heads_equal_repeated_ones():
         torch.testing.assert_close(grouped(some_ids()), full(some_ids()), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("fused", "qkv", "gate_up"), [(True, [64], [128]), (False, [32, 16, 16], [64, 64])])
+def test_which_rows_share_a_weight_scale(fused, qkv, gate_up):
+    for layer in built(fused_projections=fused, num_kv_heads=2).layers:
+        assert layer.attention.qkv.blocks == qkv and layer.ffn.gate_up.blocks == gate_up
+        assert layer.attention.output.blocks == [32] and layer.ffn.down.blocks == [32]
+
+
 def test_without_quantisers_projections_may_be_fused_or_not():
     fused, separate = (built(FLOAT, fused_projections=f) for f in (True, False))
     with torch.no_grad():

@@ -38,6 +38,7 @@ def cases() -> dict[str, Tensor]:
         "normal": normal,
         "large": normal * 1e6,
         "small": normal * 1e-3,
+        "just above the smallest scale": normal * 3e-5,
         "below the smallest scale": normal * 1e-9,
         "zeros": torch.zeros(3, 8),
         "constant": torch.full((3, 8), -0.7),
