@@ -6,8 +6,6 @@ the part that it needs. Nothing here imports torch, so that planning and reporti
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from typing import Annotated, Any, Literal
 
@@ -411,21 +409,3 @@ def _models_in(annotation: Any) -> list[type[Part]]:
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, Part) else []
     return [m for a in getattr(annotation, "__args__", ()) for m in _models_in(a)]
-
-
-# ---------------------------------------------------------------------------------------------------------- identity
-# What can't change a result: where it is written, how it is shown, what it belongs to, and where its data came from
-# (the data's own hash stands in for that).
-_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher", "sweep", "tokenizer", "data"}
-
-
-def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:
-    """What decides a run's result, as plain values."""
-    values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
-    return values | {"data": {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}}
-
-
-def digest(identity_values: dict[str, Any], *, without_seed: bool = False) -> str:
-    """Ten hex digits for an identity; `without_seed` names the arm that its seeds share."""
-    values = {k: v for k, v in identity_values.items() if not (without_seed and k == "seed")}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]

@@ -232,10 +232,7 @@ def _write_text(
     folder: Path, encode: Encode, config: GPT2Tokenizer | BPETokenizer, corpus: Corpus
 ) -> tuple[int, dict[Split, _Tally]]:
     """Train or load the tokenizer, encode both splits, save all three files. Returns the vocabulary size and counts."""
-    if isinstance(config, BPETokenizer):
-        tokenizer = train_bpe(config, corpus.read("train", encode))
-    else:
-        tokenizer = gpt2(config)
+    tokenizer = train_bpe(config, corpus.read("train", encode)) if isinstance(config, BPETokenizer) else gpt2(config)
     _write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     tokenizer.encode_special_tokens = True  # "<|endoftext|>" written out in a text is text, not the end of a document
     vocab_size = tokenizer.get_vocab_size()

@@ -13,7 +13,9 @@ from bitnet.errors import UserError, nearest
 from bitnet.paths import share
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
-SESSION_KEYS = {"sweeps", "launcher", "launcher.jobs", "launcher.jobs_per_gpu", "launcher.retry", "out", "device", "threads", "overwrite", "resume", "data.cache", "checkpoint.every", "checkpoint.keep"}
+SESSION_KEYS = {"sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
+SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep"}
+SESSION_KEYS |= {"launcher", "launcher.jobs", "launcher.jobs_per_gpu", "launcher.retry"}
 # Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
 _PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
 _BARE_NUMBER = re.compile(r"(?<![\w.'\"-])(\d+)(?![\w.'\"-])")

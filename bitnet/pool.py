@@ -1,4 +1,4 @@
-"""Many runs on this machine, each in a process of its own, as many at once as there are GPUs or cores; and what one sees of them."""
+"""Many runs on this machine: a process for each, as many at once as there are GPUs or cores; and what one sees of them."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def room(runs: int, device: str, jobs: int | None, jobs_per_gpu: int) -> Room:
     On GPUs each run holds one, or one of `jobs_per_gpu` places on it. On the CPU as many run as there are cores, and the
     cores are divided among them.
     """
-    there = () if device in {"cpu", "mps"} else gpus()
+    there = () if device == "cpu" else gpus()
     if device.startswith("cuda:"):
         there = there[int(device.split(":")[1]) :][:1]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    places = len(there) * jobs_per_gpu if there else (1 if device == "mps" else cores)
+    places = len(there) * jobs_per_gpu if there else cores
     at_once = max(1, min(runs, places if jobs is None else jobs))
     return Room(at_once, max(1, cores // at_once), there, jobs_per_gpu)
 
@@ -123,9 +123,9 @@ def _end(course: _Course, folder: Path, code: int) -> None:
     course.exits[folder] = code
     record = RunRecord(folder)
     if code not in (0, 130) and record.read().get("status") in {"queued", "running"}:
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         hint = "; out of memory?" if code == -signal.SIGKILL else ""
-        record.update(status="failed", reason=f"its process was {how}{hint}" if code < 0 else f"its process {how}", finished=now())
+        record.update(status="failed", reason=f"its process {how}{hint}", finished=now())
 
 
 def _lost(course: _Course, code: int) -> None:

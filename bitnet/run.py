@@ -22,8 +22,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from bitnet import checkpoint, data, losses, optim, schedules
-from bitnet.config import RunConfig, digest, identity, load
+from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
+from bitnet.identity import digest, identity
 from bitnet.loop import Outcome, Trainer, train
 from bitnet.model import BitNet, parameter_counts
 from bitnet.probe import Probe, heldout_windows
@@ -48,14 +49,13 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device={name}: allowed are auto, cpu, cuda, cuda:N and mps") from None
+        raise UserError(f"device={name}: allowed are auto, cpu, cuda and cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         there = torch.cuda.device_count()
         raise UserError(f"device={name}: this machine has {there} CUDA devices; try device=cpu or device=auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: not available on this machine; try device=cpu or device=auto")
-    if device.type not in {"cpu", "cuda", "mps"}:
-        raise UserError(f"device={name}: allowed are auto, cpu, cuda, cuda:N and mps")
+    if device.type not in {"cpu", "cuda"}:
+        # "mps" among them: the statistics are gathered in float64, which it lacks
+        raise UserError(f"device={name}: allowed are auto, cpu, cuda and cuda:N")
     return device
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bitnet.config import RunConfig, digest, identity, knobs, load
+from bitnet.config import RunConfig, knobs, load
 from bitnet.errors import UserError
+from bitnet.identity import digest, identity
 
 MISSING = object()
 SWEEP = {"name": "x", "question": "why?"}

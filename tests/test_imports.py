@@ -17,6 +17,7 @@ FLOORS = [
     {"errors", "columns", "paths", "published"},
     {"invalid"},
     {"config"},
+    {"identity"},
     {"quant", "schedules", "losses", "metrics"},
     {"model"},
     {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "probe", "progress"},
