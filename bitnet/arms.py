@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from bitnet import pool
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
+from bitnet.freeze import Queued, Resolved, freeze, resolve, say
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
-from bitnet.records import RunRecord
-from bitnet.run import Queued, enqueue, result, say
+from bitnet.records import FINAL, RunRecord, provenance
+from bitnet.run import result
 
 
 @dataclass(frozen=True)
@@ -101,27 +102,35 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
 def _enqueue_all(loader: ConfigLoader, master: DictConfig, arms: list[Arm]) -> list[Queued]:
     """Compose and validate all arms, then freeze them; two that resolve to the same run are an error."""
     composed = [loader.load_sweep_config(master, list(a.overrides)) for a in arms]
-    configs = [typed(c) for c in composed]
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    seen: dict[str, Arm] = {}
-    for arm, config in zip(arms, configs, strict=True):
-        key = config.model_dump_json(exclude={"sweep"})
-        if key in seen:
-            names = [" ".join(readable_overrides(a.overrides, seed=True)) or "defaults" for a in (seen[key], arm)]
+    configs = [typed(c) for c in composed]
+    resolved = [
+        resolve(config, readable_overrides(arm.overrides, seed=True), check_device=not on_cluster)
+        for arm, config in zip(arms, configs, strict=True)
+    ]
+    seen: dict[str, Resolved] = {}
+    for run in resolved:
+        if run.run_id in seen:
+            names = [" ".join(r.overrides) or "defaults" for r in (seen[run.run_id], run)]
             raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
-        seen[key] = arm
-    return [_enqueue(*of_one, check_device=not on_cluster) for of_one in zip(arms, configs, composed, strict=True)]
+        seen[run.run_id] = run
+    made = provenance()
+    return [_freeze(run, arm, cfg, made) for run, arm, cfg in zip(resolved, arms, composed, strict=True)]
 
 
-def _enqueue(arm: Arm, config: RunConfig, composed: DictConfig, check_device: bool) -> Queued:
-    return enqueue(
-        config,
-        overrides=readable_overrides(arm.overrides, seed=True),
-        label=",".join(readable_overrides(arm.overrides, seed=False)) or "defaults",
-        arm=arm.name,
-        choices=choices(composed),
-        check_device=check_device,
-    )
+def _freeze(run: Resolved, arm: Arm, composed: DictConfig, made: dict[str, Any]) -> Queued:
+    label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
+    return freeze(run, label=label, arm=arm.name, choices=choices(composed), provenance=made)
+
+
+def enqueue(composed: DictConfig, overrides: Sequence[str], hydra: DictConfig) -> Queued:
+    """Validate and freeze the one run that `composed` describes; `hydra` is Hydra's own part of it.
+
+    Raises:
+        UserError: before anything of the run is written.
+    """
+    run = resolve(typed(composed), readable_overrides(overrides, seed=True), check_device=True)
+    return _freeze(run, Arm(None, tuple(overrides)), OmegaConf.create({"hydra": hydra}), provenance())
 
 
 def launch_here(
@@ -148,7 +157,7 @@ def _folder_of(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -
     composed = loader.load_sweep_config(master, overrides)
     if composed.resume is not None:
         return Path(composed.resume)
-    return _enqueue(Arm(None, tuple(overrides)), typed(composed), composed, check_device=True).folder
+    return enqueue(composed, overrides, composed.hydra).folder
 
 
 def choices(composed: DictConfig) -> dict[str, str]:
@@ -165,5 +174,5 @@ def _summary(queued: list[Queued]) -> None:
             say(f"{record.get('status', 'missing')}: {folder.name}: {record.get('reason')}")
     say(", ".join(f"{n} {status}" for status, n in counts.items()))
     say(f"tables: python -m bitnet.report {shlex.quote(str(queued[0].folder.parent))}")
-    if counts["failed"]:
+    if set(counts) - set(FINAL):
         raise SystemExit(1)

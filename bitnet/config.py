@@ -7,9 +7,10 @@ the part that it needs. Nothing here imports torch, so that planning and reporti
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bitnet.errors import UserError
 from bitnet.invalid import sentence
@@ -36,6 +37,8 @@ def _auto_or_whole(value: Any) -> Any:
     return value
 
 
+# Frozen into a run's folder, a path has to mean the same from every working directory.
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 Warmup = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_whole)]
 Seed = Annotated[Whole, Field(lt=2**32)]
 
@@ -205,7 +208,7 @@ class DataPart(Part):
     encode: Literal["lines", "documents"] = "lines"
     order: Literal["sequential", "random"] = "sequential"
     at_end: Literal["stop", "repeat"] = "stop"
-    cache: str
+    cache: FilePath
 
 
 class PydocsData(DataPart):
@@ -231,8 +234,8 @@ class TextData(DataPart):
     """The user's own UTF-8 files or folders of `*.txt`/`*.md`. Without `heldout_paths`, `heldout_fraction` of it is held out."""
 
     source: Literal["text"]
-    paths: list[str] = []
-    heldout_paths: list[str] = []
+    paths: list[FilePath] = []
+    heldout_paths: list[FilePath] = []
     heldout_fraction: OpenFraction = 0.05
 
 
@@ -253,7 +256,7 @@ class GPT2Tokenizer(Part):
     """The GPT-2 byte-level BPE from a local folder (`path`) or, without one, from the hub."""
 
     kind: Literal["gpt2"]
-    path: str | None = None
+    path: FilePath | None = None
 
 
 class BPETokenizer(Part):
@@ -341,7 +344,7 @@ class RunConfig(Part):
     precision: Literal["fp32", "bf16"]
     device: str
     threads: Count | None
-    out: str
+    out: FilePath
     overwrite: bool
     resume: str | None
     model: ModelConfig

@@ -64,12 +64,12 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, say: Callable[[str]
     identity = _identity(data, tokenizer, corpus)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(data.cache).expanduser() / f"{_readable(data, tokenizer, corpus)}-{key}"
-    if (found := _open(folder, say)) is not None:
+    if (found := open_prepared(folder, say)) is not None:
         return found
     with _only_builder(folder, say):
-        if (found := _open(folder, lambda _: None)) is None:
+        if (found := open_prepared(folder, lambda _: None)) is None:
             _build(folder, data, tokenizer, corpus, identity, say)
-            found = _open(folder, say)
+            found = open_prepared(folder, say)
     if found is None:
         raise UserError(f"data.cache={data.cache}: what was just written there reads back differently; check the disk")
     return found
@@ -167,7 +167,7 @@ def _data_hash(vocab_size: int, files: dict[str, Any]) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _open(folder: Path, say: Callable[[str], None]) -> Prepared | None:
+def open_prepared(folder: Path, say: Callable[[str], None]) -> Prepared | None:
     """What is in the folder, or None when it is not there or is not what its manifest says."""
     if not folder.exists():
         return None

@@ -8,6 +8,10 @@ from typing import Any
 
 from bitnet.config import RunConfig
 
+# Raised with every change of code that gives a configuration another result (the golden losses change with it), so that
+# no result of the older code is taken for one of the newer.
+RESULTS = 1
+
 # What can't change a result: where it is written, how it is shown, what it belongs to, and where its data came from
 # (the data's own hash stands in for that).
 _NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher", "sweep", "tokenizer", "data"}
@@ -16,7 +20,7 @@ _NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint"
 def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:
     """What decides a run's result, as plain values."""
     values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
-    return values | {"data": {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}}
+    return values | {"results": RESULTS, "data": {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}}
 
 
 def digest(identity_values: dict[str, Any], *, without_seed: bool = False) -> str:

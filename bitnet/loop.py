@@ -6,11 +6,10 @@ Shapes: B sequences, T tokens, N = B x T positions, V vocabulary.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +24,8 @@ from bitnet.progress import Progress
 from bitnet.records import MetricsFile, RunRecord
 from bitnet.schedules import Schedule
 
+# columns that are known before a step's update, and so also at a step whose update broke the model
+BEFORE_UPDATE = {"Step", "Loss", "LR", "WD", "tokens", "train_loss", "regularizer_loss", "lr_applied", "wd_applied", "grad_norm"}
 _LOOK_EVERY = 50  # steps between looks at the loss on a device that runs ahead of Python
 
 
@@ -165,8 +166,16 @@ class Outcome:
     status: Literal["done", "diverged", "queued"]
     step: int
     reason: str | None
-    train_seconds: float
-    eval_seconds: float
+
+
+class Timing(Protocol):
+    """What the loop asks of a stopwatch."""
+
+    tokens_per_step: int
+
+    def evaluation(self) -> AbstractContextManager[None]: ...
+
+    def until(self, step: int) -> dict[str, float | int | None]: ...
 
 
 def train(
@@ -175,11 +184,11 @@ def train(
     *,
     start: int,
     last: int,
-    tokens_per_step: int,
     eval_every: int,
     saving: CheckpointConfig,
     facts: dict,
     stopped: Callable[[], str | None],
+    timing: Timing,
     progress: Progress,
 ) -> Outcome:
     """Train from the step after `start` to `last`.
@@ -189,15 +198,10 @@ def train(
     """
     metrics = MetricsFile(record.metrics, start)
     watch = LossWatch(trainer.device)
-    began, evaluating = time.monotonic(), 0.0
-
-    def outcome(status: Literal["done", "diverged", "queued"], step: int, reason: str | None) -> Outcome:
-        return Outcome(status, step, reason, time.monotonic() - began - evaluating, evaluating)
-
     trainer.model.train()
     for step in range(start + 1, last + 1):
         loss, extra, norm = trainer.update(step)
-        bad = watch.see(step, loss)
+        bad = watch.see(step, loss if extra is None else loss + extra)
 
         reason = stopped()
         evaluate = step == 1 or step % eval_every == 0 or step == last
@@ -205,21 +209,21 @@ def train(
         if bad is None and (evaluate or save):
             bad = watch.certain()
         if bad is not None:
-            return outcome("diverged", bad, f"the loss is not finite at step {bad}")
+            return Outcome("diverged", bad, f"the loss is not finite at step {bad}")
 
         if evaluate:
-            paused = time.monotonic()
-            row = trainer.row(step, step * tokens_per_step, loss, extra, norm)
+            with timing.evaluation():
+                row = trainer.row(step, step * timing.tokens_per_step, loss, extra, norm)
             if not math.isfinite(row["heldout_loss"]):
-                return outcome("diverged", step, f"the held-out loss is not finite after the update of step {step}")
+                metrics.append({c: v for c, v in row.items() if c in BEFORE_UPDATE})
+                return Outcome("diverged", step, f"the held-out loss is not finite after the update of step {step}")
             metrics.append(row)
             progress.evaluated(step, row)
-            evaluating += time.monotonic() - paused
         if save:
             checkpoint.save(record.checkpoints, step, trainer.tensors(), facts, saving.keep)
         if evaluate or save:
-            record.update(step=step, heartbeat=time.time())
+            record.update(step=step, timing=timing.until(step))
         if reason is not None and step < last:
-            return outcome("queued", step, reason)
+            return Outcome("queued", step, reason)
         progress.step(step, watch.loss)
-    return outcome("done", last, None)
+    return Outcome("done", last, None)

@@ -56,7 +56,9 @@ def readable(overrides: Iterable[str]) -> str:
     """Overrides as one folder-safe, readable word: `optimizer=adamw,wd=paper`; `defaults` when there are none."""
     text = ",".join(o.replace("'", "").replace('"', "") for o in overrides)
     text = re.sub(r"[^A-Za-z0-9=,._+-]+", "_", text).replace("..", "_").strip(".")
-    return text[:_LABEL_LENGTH] or "defaults"
+    if len(text) > _LABEL_LENGTH:  # what differs most often stands at the end
+        text = f"{text[: _LABEL_LENGTH - 62]}--{text[-60:]}"
+    return text or "defaults"
 
 
 def locate(out: Path, group: str | None, name: str) -> Path:
@@ -141,8 +143,19 @@ class RunRecord:
     def create(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """A queued run: its frozen configuration and what is known before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        self.write_config(config)
         self.update(schema=SCHEMA, status="queued", reason=None, step=0, created=now(), **facts)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Freeze the configuration."""
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def clear(self) -> None:
+        """Remove a run's results."""
+        for path in self.checkpoints.glob("*"):
+            path.unlink()
+        for name in ("metrics.csv", "run.json", "error.txt", "log.txt"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
         """`config.yaml` as plain values.

@@ -64,7 +64,7 @@ def work(job: dict[str, Any]) -> int:
                 os.environ["CUDA_VISIBLE_DEVICES"] = device
             from bitnet import run
 
-            run.execute(folder, threads=job["threads"], device=None if device is None else "cuda:0")
+            run.execute(folder, threads=job["threads"], device=None if device is None else "cuda:0", wait=True)
     except KeyboardInterrupt:
         return 130
     except BaseException:

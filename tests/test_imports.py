@@ -14,7 +14,7 @@ from bitnet.paths import PACKAGE
 
 # From the ground up. A module may import its own floor and those below; a new file is placed here before it passes.
 FLOORS = [
-    {"errors", "columns", "paths", "published"},
+    {"errors", "columns", "paths", "published", "boundary"},
     {"invalid"},
     {"config"},
     {"identity"},
@@ -22,6 +22,7 @@ FLOORS = [
     {"model"},
     {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "probe", "progress"},
     {"loop"},
+    {"device", "freeze"},
     {"run"},
     {"worker", "pool"},
     {"arms", "overrides", "usage", "train", "prepare", "plugins"},
@@ -29,7 +30,7 @@ FLOORS = [
 ANALYSIS = {"runs", "tables", "printed", "verification", "report"}
 GROUND = FLOORS[0]
 KNOWS_HYDRA = {"train", "arms", "overrides", "prepare", "plugins"}
-KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool"}
+KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device"}
 
 
 def module_of(path: Path) -> str:

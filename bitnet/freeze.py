@@ -1,0 +1,174 @@
+"""From a configuration to a run's folder: validated against machine and data, named after what it is, frozen.
+
+What `run.execute` does later depends on the folder alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from bitnet import data
+from bitnet.config import RunConfig
+from bitnet.device import pick_device
+from bitnet.errors import UserError
+from bitnet.identity import digest, identity
+from bitnet.probe import heldout_windows
+from bitnet.records import FINAL, RunRecord, check_writable, locate, readable
+
+
+def say(message: str) -> None:
+    """One line to the person who started the run."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run that can be carried out: its configuration, its data, its identity and the folder that is named after it."""
+
+    config: RunConfig
+    prepared: data.Prepared
+    identity: dict[str, Any]
+    run_id: str
+    group: str | None
+    overrides: list[str]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that is ready to be executed, or that is finished already."""
+
+    folder: Path
+    run_id: str
+    finished: bool
+
+
+_prepared: dict[str, data.Prepared] = {}  # the arms of a sweep share their data: read and verified once a process
+
+
+def prepare(config: RunConfig) -> data.Prepared:
+    """The run's data; made if it isn't there, and verified once in this process."""
+    key = config.data.model_dump_json() + config.tokenizer.model_dump_json()
+    if key not in _prepared or not _prepared[key].folder.exists():
+        _prepared[key] = data.prepare(config.data, config.tokenizer, say=say)
+    return _prepared[key]
+
+
+def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[data.Batches, np.ndarray]:
+    """The batches and held-out windows of a run.
+
+    Raises:
+        UserError: when there is too little data for them.
+    """
+    batches = data.Batches(
+        prepared.train,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        order=config.data.order,
+        at_end=config.data.at_end,
+        seed=config.seed,
+    )
+    return batches, heldout_windows(prepared.heldout, config.probe.heldout_sequences, config.seq_len)
+
+
+def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> Resolved:
+    """Validate a run against the machine and its data, and find out what it is called.
+
+    Raises:
+        UserError: when it can't be carried out.
+    """
+    if check_device:
+        pick_device(config.device)
+    check_writable(Path(config.out))
+    prepared = prepare(config)
+    check_data(config, prepared)
+    what = identity(config, prepared.sha256)
+    run_id = digest(what)
+    group = None if config.sweep is None else config.sweep.name
+    folder = locate(Path(config.out), group, f"{readable(overrides)}-{run_id}")
+    return Resolved(config, prepared, what, run_id, group, overrides, folder)
+
+
+def freeze(run: Resolved, *, label: str, arm: str | None, choices: dict[str, str], provenance: dict[str, Any]) -> Queued:
+    """Write the run's folder, or find it there. What may change between sessions (device, threads, saving) is brought up
+    to date in a run that is not finished; one that another process works on is left as it is.
+
+    Raises:
+        UserError: for `overwrite=true` on a run that another process works on.
+    """
+    record = RunRecord(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(record):
+            known = record.read()
+            if run.config.overwrite and known:
+                record.clear()
+                known = {}
+            if known.get("id") == run.run_id:
+                if known.get("status") in FINAL:
+                    return Queued(run.folder, run.run_id, True)
+                record.write_config(run.config.model_dump(mode="json"))
+            else:
+                record.create(run.config.model_dump(mode="json"), _facts(run, label, arm, choices) | provenance)
+    except Busy:
+        if run.config.overwrite:
+            raise
+    return Queued(run.folder, run.run_id, False)
+
+
+def _facts(run: Resolved, label: str, arm: str | None, choices: dict[str, str]) -> dict[str, Any]:
+    return {
+        "id": run.run_id,
+        "arm_id": digest(run.identity, without_seed=True),
+        "label": label,
+        "arm": arm,
+        "seed": run.config.seed,
+        "steps": run.config.steps,
+        "sweep": run.group,
+        "published": [] if run.config.sweep is None else run.config.sweep.published,
+        "overrides": run.overrides,
+        "choices": choices,
+        "identity": run.identity,
+        "data": data_facts(run.config, run.prepared),
+    }
+
+
+def data_facts(config: RunConfig, prepared: data.Prepared) -> dict[str, Any]:
+    """What `run.json` says of the data: above all ln V and the unigram entropy, which losses are read against."""
+    return {
+        "name": config.data.source,
+        "folder": str(prepared.folder),
+        "sha256": prepared.sha256,
+        "train_tokens": len(prepared.train),
+        "heldout_tokens": len(prepared.heldout),
+        "vocab_size": prepared.vocab_size,
+        "ln_vocab": float(np.log(prepared.vocab_size)),
+        "unigram_entropy": prepared.unigram_entropy,
+    }
+
+
+class Busy(UserError):
+    """Another process is working on the run."""
+
+
+@contextlib.contextmanager
+def alone(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
+    """Hold the run's lock, which the system releases with the process.
+
+    Raises:
+        Busy: when another process holds it and `wait` is not asked for.
+    """
+    try:
+        lock = FileLock(record.lock, timeout=-1 if wait else 0)
+        with lock:
+            yield
+    except Timeout:
+        raise Busy(f"{record.folder}: another process is working on this run") from None

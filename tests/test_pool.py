@@ -1,0 +1,195 @@
+"""Runs side by side: one's end leaves the others alone, GPUs are leased, and what is missing runs the next time."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitnet import pool, train
+from bitnet.worker import lease
+
+SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
+SMALL += ["probe.heldout_sequences=4", "threads=1"]
+
+# Loaded by every Python process of a test, by the name that Python looks for at its start: breaks runs by their clip norm.
+FAULTS = """
+import os, resource, signal, sys
+from bitnet.loop import Trainer
+real = Trainer.update
+def update(self, step):
+    fault = self.clip.max_norm if step == 3 else None
+    if fault == 0.5:
+        raise RuntimeError("broken on purpose")
+    if fault == 0.6:
+        sys.exit(3)
+    if fault == 0.7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == 0.8:
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        hoard = [bytearray(1 << 28) for _ in range(1000)]
+    return real(self, step)
+Trainer.update = update
+"""
+
+
+def command(*arguments: str, faults: Path | None = None) -> subprocess.Popen:
+    places = [str(Path(train.__file__).parents[1]), *([str(faults)] if faults else []), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "bitnet.train", *arguments, *SMALL],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def records() -> dict[str, dict]:
+    """run.json of each run, by the override that tells it from the others."""
+    found = [json.loads(p.read_text()) for p in Path("outputs").glob("*/*/run.json")]
+    return {next(o for o in r["overrides"] if o.startswith(("clip.", "seed="))): r for r in found}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_one_arms_end_leaves_the_others_alone_and_the_next_launch_runs_just_those(folder):
+    (folder / "faults").mkdir()
+    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
+    sweep = ["-m", "steps=20", "clip.max_norm=0.4,0.5,0.6,0.7,0.8,0.9"]
+    broken = command(*sweep, faults=folder / "faults")
+    said = broken.communicate(timeout=120)[1]
+    statuses = {name: r["status"] for name, r in records().items()}
+    norms = {n: f"clip.max_norm={n}" for n in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
+    assert broken.returncode == 1, said
+    assert {n for n, name in norms.items() if statuses[name] == "done"} == {0.4, 0.9}
+    reasons = {n: records()[norms[n]]["reason"] for n in (0.5, 0.6, 0.7, 0.8)}
+    assert reasons[0.5] == "RuntimeError: broken on purpose"
+    assert "exited with code" in reasons[0.6]
+    assert "killed by SIGKILL" in reasons[0.7]
+    assert "memory" in reasons[0.8].lower()
+    assert "4 failed" in said and "2 done" in said
+
+    untouched = {n: records()[norms[n]]["finished"] for n in (0.4, 0.9)}
+    again = command(*sweep)
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, said
+    assert "6 runs, 2 of them finished before" in said
+    assert {r["status"] for r in records().values()} == {"done"}
+    assert {n: records()[norms[n]]["finished"] for n in (0.4, 0.9)} == untouched
+
+
+def test_failed_runs_are_left_alone_when_asked(folder):
+    (folder / "faults").mkdir()
+    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
+    command("-m", "steps=20", "clip.max_norm=0.4,0.5", faults=folder / "faults").communicate(timeout=120)
+    again = command("-m", "steps=20", "clip.max_norm=0.4,0.5", "launcher.retry=0")
+    again.communicate(timeout=120)
+    assert records()["clip.max_norm=0.5"]["status"] == "failed" and again.returncode == 1
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def evaluations() -> list[int]:
+    return [len(p.read_text().splitlines()) for p in Path("outputs").glob("*/*/metrics.csv")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_saves_every_run_and_goes_on_later(number):
+    sweep = ["-m", "steps=2000", "eval_every=50", "seed=0,1,2"]
+    first = command(*sweep)
+    wait_for(lambda: sum(evaluations()) > 4)
+    os.kill(first.pid, number)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 130, said
+    assert {r["status"] for r in records().values()} == {"queued"}
+    assert all("stopped" in r["reason"] for r in records().values() if r["step"])
+    again = command(*sweep)
+    assert again.wait(timeout=120) == 0
+    assert {(r["status"], r["step"]) for r in records().values()} == {("done", 156)}
+
+
+def test_a_killed_controller_loses_nothing():
+    sweep = ["-m", "steps=150", "eval_every=10", "seed=0,1,2,3"]
+    first = command(*sweep)
+    wait_for(lambda: sum(evaluations()) > 2)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = command(*sweep)
+    said = second.communicate(timeout=120)[1]
+    assert second.returncode == 0, said
+    assert {(r["status"], r["step"]) for r in records().values()} == {("done", 150)}
+    for metrics in Path("outputs").glob("*/*/metrics.csv"):
+        steps = [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]]
+        assert steps == ["1", *(str(s) for s in range(10, 151, 10))]
+
+
+def test_two_controllers_run_each_arm_once():
+    sweep = ["-m", "steps=100", "eval_every=10", "seed=0,1,2,3"]
+    both = [command(*sweep), command(*sweep)]
+    said = [p.communicate(timeout=120)[1] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert {r["status"] for r in records().values()} == {"done"}
+    logs = [p.read_text() for p in Path("outputs").glob("*/*/log.txt")]
+    assert sum(log.count("step 100/100") for log in logs) == 4
+
+
+# -------------------------------------------------------------------------------------------------------------- leases
+def _hold(number: int, devices: list[str], slots: int, leases: str, told: Any) -> None:
+    with lease(devices, slots, Path(leases)) as device:
+        told.send((number, device))
+        time.sleep(600)
+
+
+@pytest.mark.parametrize(("slots", "holders"), [(1, 2), (2, 4)])
+def test_no_two_runs_share_a_gpu_unasked(slots, holders, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in range(holders + 1)]
+    leases = str(tmp_path / "leases")
+    processes = [
+        context.Process(target=_hold, args=(n, ["0", "1"], slots, leases, pipes[n][1])) for n in range(holders + 1)
+    ]
+    for process in processes:
+        process.start()
+    readers = [reader for reader, _ in pipes]
+    held: dict[int, str] = {}
+    while len(held) < holders:
+        held |= dict(reader.recv() for reader in wait(readers, timeout=60))
+    assert sorted(held.values()) == sorted(["0", "1"] * slots)
+    assert not wait([readers[n] for n in range(holders + 1) if n not in held], timeout=0.5)  # the last one waits
+
+    crashed = next(iter(held))
+    processes[crashed].kill()
+    (waiting,) = set(range(holders + 1)) - set(held)
+    assert readers[waiting].poll(60) and readers[waiting].recv() == (waiting, held[crashed])
+    for process in processes:
+        process.kill()
+
+
+def test_the_machine_is_divided_among_runs(monkeypatch):
+    monkeypatch.setenv(pool.SIMULATED_GPUS, "4")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert pool.room(10, "auto", None, 1) == pool.Room(4, 4, ("0", "1", "2", "3"), 1)
+    assert pool.room(10, "auto", None, 2).jobs == 8
+    assert pool.room(2, "auto", None, 1) == pool.Room(2, 8, ("0", "1", "2", "3"), 1)
+    assert pool.room(10, "cuda:2", None, 1).devices == ("2",)
+    assert pool.room(10, "cpu", None, 1) == pool.Room(10, 1, (), 1)
+    assert pool.room(100, "cpu", None, 1).jobs == 16
+    assert pool.room(100, "cpu", 3, 1) == pool.Room(3, 5, (), 1)
