@@ -8,12 +8,12 @@ All of them: WikiText-2, GPT-2 tokens (V = 50257), 4 x 32 tokens a step, one run
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
 import pandas as pd
 
 DATA = "WikiText-2, GPT-2 tokens"
 VOCAB_SIZE = 50257
-TOKENS_PER_STEP = 4 * 32
 
 # The baseline section: WD 0.1 -> 0.05 at hidden size 256, by the length of the run. Shares are of the evaluated points.
 _STATISTICS = ("unique_mean", "share_under_3", "unique_final", "loss_min", "loss_mean", "loss_final")
@@ -26,16 +26,64 @@ BASELINE_SUMMARY: dict[int, dict[str, float]] = {
 # The table of model sizes as printed: 28M scaled by the square of the width, which the embedding does not follow.
 PRINTED_PARAMETERS: dict[int, float] = {256: 28e6, 512: 114e6, 768: 257e6, 1024: 458e6}
 
-# What the study used in each group that a row's `arm` does not name.
-STUDY_CHOICES = {
-    "optimizer": "adam_l2",
-    "lr": "study",
-    "clip": "norm1",
-    "smoothing": "none",
-    "quant": "b158",
-    "regularizer": "none",
+# What every run of the study shares, by key of a run's config.yaml: its protocol, and the arm without any option below.
+PROTOCOL: dict[str, Any] = {
+    "batch_size": 4,
+    "seq_len": 32,
+    "schedule_lag": 1,  # its scheduler stepped after its optimizer
+    "precision": "fp32",
+    "model.num_layers": 4,
+    "model.num_heads": 4,
+    "model.num_kv_heads": 4,
+    "model.gated_ffn": True,
+    "model.activation": "relu2",
+    "model.norm_placement": "block_and_bitlinear",
+    "model.norm_eps": 1e-5,
+    "model.fused_projections": True,
+    "model.tied_head": False,
+    "model.rope_theta": 10_000,
+    "model.init": "pytorch",
+    "lr.kind": "two_stage_linear",
+    "lr.peak": 1.5e-3,
+    "lr.warmup_steps": 375,
+    "lr.boundary": 0.5,
+    "lr.mid_fraction": 2 / 3,
+    "lr.end_fraction": 0.001,
+    "lr.reference_hidden_size": None,
+    "wd.kind": "two_stage",
+    "wd.stage1": 0.1,
+    "wd.boundary": 0.5,
+    "clip.max_norm": 1.0,
+    "smoothing.epsilon": 0.0,
+    "optimizer.kind": "adam_l2",  # on every parameter
+    "optimizer.betas": [0.9, 0.95],
+    "optimizer.eps": 1e-8,
+    "optimizer.decay_scope": "all",
+    "quant.weights": "ternary",
+    "quant.activations": "int8",
+    "regularizer.kind": "none",
+    "data.encode": "lines",
+    "data.order": "sequential",
+    "data.at_end": "stop",
 }
-_GROUPS = ("model", "wd", *STUDY_CHOICES)
+# What each option that a row's `arm` names sets, from the study's description of that arm.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "wd=paper": {"wd.stage2": 0.0},
+    "wd=wd005": {"wd.stage2": 0.05},
+    "wd=wd01": {"wd.stage2": 0.1},
+    "lr=study": {},
+    "lr=reduced": {"lr.peak": 5e-4},
+    "clip=norm01": {"clip.max_norm": 0.1},
+    "smoothing=ls01": {"smoothing.epsilon": 0.1, "smoothing.form": "study"},
+}
+# What a source counted: its metric A, or in `track`, whose optimizer was built without weight decay, its metric B.
+CONTEXTS: dict[str, Any] = {
+    "probe.metric": "random_contexts",
+    "probe.contexts": 20,
+    "probe.context_length": 8,
+    "wd.first_step": None,
+}
+TRACK: dict[str, Any] = {"probe.metric": "first_batch", "wd.first_step": 0.0}
 
 
 def formula_parameters(hidden_size: int, vocab_size: int) -> int:
@@ -53,34 +101,46 @@ def rows() -> pd.DataFrame:
         return pd.read_csv(file, dtype={"source": str, "arm": str})
 
 
+def expected(source: str, arm: str, hidden: int, steps: int) -> dict[str, Any]:
+    """What config.yaml must say, by dotted key, for a run to be the one that these published rows are of.
+
+    Whatever else it says can't change the result of such a run, or is no part of the comparison: the seed, when it is
+    evaluated, which contexts are drawn, the held-out text, and the corpus (see `same_data`).
+    """
+    values = PROTOCOL | (TRACK if source == "track" else CONTEXTS)
+    values |= {"steps": steps, "model.hidden_size": hidden, "model.ffn_size": 2 * hidden}
+    for option in arm.split():
+        values |= OPTIONS[option]
+    return values
+
+
 def match(runs: pd.DataFrame) -> pd.DataFrame:
     """The published rows that our arms answer to.
 
-    A row belongs to an arm when one of its runs names the row's source, and hidden size, length, tokens a step and
-    every group agree with what the study did; a run that changes a value inside a group (`wd.stage2=0.2`) is none.
+    A row belongs to an arm when one of its runs names the row's source and its resolved configuration is what the study
+    did (`expected`), however it was composed.
 
     Args:
         runs: as `bitnet.runs.Records.runs`.
     Returns:
         arm_id, source, step, unique, loss; one row for each arm and step.
     """
-    studies = {key: part for key, part in rows().groupby(["source", "arm", "hidden", "steps"], sort=False)}
+    keys = ["source", "arm", "hidden", "steps"]
+    studies = [(key[0], expected(*key), part) for key, part in rows().groupby(keys, sort=False)]
     found = [pd.DataFrame({"arm_id": [], "source": [], "step": [], "unique": [], "loss": []})]
     for run in runs.itertuples():
-        for (source, arm, hidden, steps), part in studies.items():
-            same_size = (run.hidden_size, run.steps, run.tokens_per_step) == (hidden, steps, TOKENS_PER_STEP)
-            if same_size and source in run.published and _same_arm(arm, run.choices, run.overrides):
+        for source, values, part in studies:
+            if source in run.published and all(value_at(run.config, key) == value for key, value in values.items()):
                 found.append(part[["source", "step", "unique", "loss"]].assign(arm_id=run.arm_id))
     frames = [frame for frame in found if len(frame)] or found
     return pd.concat(frames, ignore_index=True).drop_duplicates(["arm_id", "step"])
 
 
-def _same_arm(arm: str, choices: dict[str, str], overrides: tuple[str, ...]) -> bool:
-    named = dict(token.split("=", 1) for token in arm.split())
-    agrees = all(choices.get(group) == option for group, option in named.items())
-    rest = all(choices.get(group, option) == option for group, option in STUDY_CHOICES.items() if group not in named)
-    changed = any(o.lstrip("+").startswith(tuple(f"{group}." for group in _GROUPS)) for o in overrides)
-    return agrees and rest and not changed
+def value_at(values: Any, key: str) -> Any:
+    """The value at a dotted key of nested mappings, None where there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def same_data(runs: pd.DataFrame) -> bool:

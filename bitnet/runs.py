@@ -18,8 +18,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from bitnet.boundary import boundary_step
 from bitnet.columns import COLUMNS
 from bitnet.errors import UserError
+from bitnet.published import value_at
 
 SCHEMA = 1
 STATUSES = ("done", "diverged", "running", "failed", "queued")  # from the most to the least complete
@@ -111,14 +113,15 @@ def _row(folder: Path) -> dict[str, Any]:
         "seed": _number(record, "run.json", "seed"),
         "step": _number(record, "run.json", "step", default=math.nan),
         "steps": steps,
-        "boundary_step": round(_number(config, "config.yaml", "wd.boundary", default=0.5) * steps, 6),
+        "boundary_step": _boundary_step(config, steps),
         "tokens_per_step": _number(config, "config.yaml", "batch_size") * _number(config, "config.yaml", "seq_len"),
-        "metric": _at(config, "probe.metric"),
+        "metric": value_at(config, "probe.metric"),
         "contexts": _number(config, "config.yaml", "probe.contexts", default=math.nan),
         "published": tuple(record.get("published") or ()),
         "overrides": tuple(record.get("overrides") or ()),
         "choices": dict(record.get("choices") or {}),
-        "data": _at(record, "data.name"),
+        "config": config,
+        "data": _data_name(record, config),
     }
     for key in ("train_tokens", "vocab_size", "ln_vocab", "unigram_entropy"):
         row[key] = _number(record, "run.json", f"data.{key}", default=math.nan)
@@ -129,12 +132,27 @@ def _row(folder: Path) -> dict[str, Any]:
     return row | _shape(config)
 
 
+def _boundary_step(config: dict[str, Any], steps: float) -> int:
+    boundary = _number(config, "config.yaml", "wd.boundary", default=0.5)
+    if not (0 < boundary < 1 and math.isfinite(steps)):
+        raise _Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is no place within a run")
+    return boundary_step(boundary, int(steps))
+
+
+def _data_name(record: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """The source of the tokens; for one of the hub, its subset or data set."""
+    name = value_at(record, "data.name")
+    if name != "hub":
+        return name
+    return value_at(config, "data.subset") or value_at(config, "data.dataset") or name
+
+
 def _shape(config: dict[str, Any]) -> dict[str, Any]:
     """What of the model decides its parameter count."""
     sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size")
     row: dict[str, Any] = {name: _number(config, "config.yaml", f"model.{name}") for name in sizes}
     for name in ("gated_ffn", "tied_head", "fused_projections", "norm_placement"):
-        row[name] = _at(config, f"model.{name}")
+        row[name] = value_at(config, f"model.{name}")
     return row
 
 
@@ -150,15 +168,8 @@ def _mapping(folder: Path, name: str, parse: Any) -> dict[str, Any]:
     return values
 
 
-def _at(values: Any, key: str) -> Any:
-    """The value at a dotted key, None where there is none."""
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
-
-
 def _number(values: dict[str, Any], file: str, key: str, default: float | None = None) -> float:
-    value = _at(values, key)
+    value = value_at(values, key)
     if value is None and default is not None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from bitnet.boundary import boundary_step
 from bitnet.config import CosineDecay, LRConfig, WDConfig
 
 Schedule = Callable[[int], float]
@@ -26,7 +27,7 @@ def two_stage_linear(
     if rising is not None:
         return rising
     turn = boundary * steps
-    if step < turn:
+    if step < boundary_step(boundary, steps):
         return peak * (1 - (1 - mid_fraction) * (step - warmup_steps) / (turn - warmup_steps))
     return peak * (mid_fraction - (mid_fraction - end_fraction) * (step - turn) / (steps - turn))
 
@@ -42,7 +43,7 @@ def faq_linear(
     rising = warmup(step, warmup_steps, peak)
     if rising is not None:
         return rising
-    p = peak if step < boundary * steps else second_peak
+    p = peak if step < boundary_step(boundary, steps) else second_peak
     return end + (p - end) * (steps - step) / (steps - warmup_steps)
 
 
@@ -63,13 +64,14 @@ def constant(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
 
 def two_stage_decay(step: int, *, steps: int, stage1: float, stage2: float, boundary: float) -> float:
     """`stage1` before the boundary, `stage2` from step boundary x steps on."""
-    return stage1 if step < boundary * steps else stage2
+    return stage1 if step < boundary_step(boundary, steps) else stage2
 
 
 def cosine_decay(step: int, *, steps: int, peak: float, boundary: float) -> float:
     """Half a cosine up from 0, reaching `peak` at the boundary, then 0 (BitNet b1.58 2B4T, arXiv 2504.12285, sec. 2.2)."""
-    turn = boundary * steps
-    return peak * 0.5 * (1 - math.cos(math.pi * step / turn)) if step < turn else 0.0
+    if step >= boundary_step(boundary, steps):
+        return 0.0
+    return peak * 0.5 * (1 - math.cos(math.pi * step / (boundary * steps)))
 
 
 LR_SCHEDULES = {"two_stage_linear": two_stage_linear, "faq": faq_linear, "cosine": cosine, "constant": constant}
@@ -112,6 +114,4 @@ def applied(schedule: Schedule, lag: int, first: float) -> Schedule:
 
 def peak_lr(config: LRConfig, hidden_size: int) -> float:
     """The largest learning rate, which the optimizer is built with."""
-    return config.peak * (
-        1.0 if config.reference_hidden_size is None else math.sqrt(config.reference_hidden_size / hidden_size)
-    )
+    return config.peak * (1.0 if config.reference_hidden_size is None else math.sqrt(config.reference_hidden_size / hidden_size))

@@ -70,20 +70,53 @@ def make_run(
             "timing": {"train_seconds": 90.0, "eval_seconds": 10.0, "tokens_per_second": 1000.0},
         }
     (run / "run.json").write_text(json.dumps(values | record))
-    (run / "config.yaml").write_text(yaml.safe_dump(_config(steps, hidden) | (config or {})))
+    (run / "config.yaml").write_text(yaml.safe_dump(study_config(arm, steps, hidden) | (config or {})))
     if rows is not None and status != "queued":
         (run / "metrics.csv").write_text(metrics_text(rows))
     return run
 
 
-def _config(steps: int, hidden: int) -> dict[str, Any]:
+# What the options that tests name change in the configuration of the study's wd=paper.
+_OPTIONS = {
+    "wd=wd005": ("wd", {"stage2": 0.05}),
+    "wd=wd01": ("wd", {"stage2": 0.1}),
+    "wd=wd02": ("wd", {"stage2": 0.2}),
+    "optimizer=adamw": ("optimizer", {"kind": "adamw"}),
+    "clip=norm01": ("clip", {"max_norm": 0.1}),
+    "smoothing=ls01": ("smoothing", {"epsilon": 0.1}),
+}
+
+
+def study_config(arm: str, steps: int, hidden: int) -> dict[str, Any]:
+    """What config.yaml holds of the study's protocol, for an arm in the options above."""
     model = {"hidden_size": hidden, "num_layers": 4, "num_heads": 4, "num_kv_heads": 4, "ffn_size": 2 * hidden}
     model |= {"gated_ffn": True, "tied_head": False, "fused_projections": True, "norm_placement": "block_and_bitlinear"}
-    return {
+    model |= {"activation": "relu2", "norm_eps": 1e-5, "rope_theta": 10_000.0, "init": "pytorch"}
+    lr = {"kind": "two_stage_linear", "peak": 1.5e-3, "warmup_steps": 375, "boundary": 0.5, "mid_fraction": 2 / 3}
+    config: dict[str, Any] = {
         "steps": steps,
         "batch_size": 4,
         "seq_len": 32,
+        "schedule_lag": 1,
+        "precision": "fp32",
         "model": model,
-        "wd": {"kind": "two_stage", "boundary": 0.5},
-        "probe": {"metric": "random_contexts", "contexts": 20},
+        "lr": lr | {"end_fraction": 0.001, "reference_hidden_size": None},
+        "wd": {"kind": "two_stage", "stage1": 0.1, "stage2": 0.0, "boundary": 0.5, "first_step": None},
+        "clip": {"max_norm": 1.0},
+        "smoothing": {"epsilon": 0.0, "form": "study"},
+        "optimizer": {"kind": "adam_l2", "betas": [0.9, 0.95], "eps": 1e-8, "decay_scope": "all"},
+        "quant": {"weights": "ternary", "activations": "int8"},
+        "regularizer": {"kind": "none", "weight": 0.0},
+        "data": {"source": "pydocs", "encode": "lines", "order": "sequential", "at_end": "stop"},
+        "probe": {"metric": "random_contexts", "contexts": 20, "context_length": 8},
     }
+    for option in arm.split(","):
+        group, values = _OPTIONS.get(option, ("wd", {}))
+        config[group] = config[group] | values
+    return config
+
+
+def baseline_config() -> dict[str, Any]:
+    """What the study's baseline has of its own: its metric B, and an optimizer that was built without decay."""
+    wd = study_config("wd=wd005", 1, 1)["wd"] | {"first_step": 0.0}
+    return {"probe": {"metric": "first_batch"}, "wd": wd}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from run_folders import evaluations, make_run, metrics_text
 
-from bitnet import runs
+from bitnet import published, runs
 from bitnet.errors import UserError
 
 ROWS = evaluations([1, 1000, 2000], [20, 16, 8])
@@ -48,7 +48,18 @@ def test_the_same_folder_given_twice_counts_once_and_dot_folders_do_not_count(tm
 
 def test_a_boundary_on_a_whole_step_is_that_step(tmp_path):
     make_run(tmp_path, steps=100, config={"wd": {"boundary": 0.29}})  # 0.29 * 100 is 28.999999999999996
-    assert runs.read([tmp_path]).runs["boundary_step"].tolist() == [29]
+    make_run(tmp_path, steps=100, seed=1, config={"wd": {"boundary": 0.07}})  # 0.07 * 100 is 7.000000000000001
+    assert runs.read([tmp_path]).runs["boundary_step"].tolist() == [29, 7]
+
+
+def test_a_run_of_the_hub_goes_by_its_data_set(tmp_path):
+    record = {"name": "hub", "vocab_size": 50257}
+    hub = {"source": "hub", "dataset": "Salesforce/wikitext", "subset": "wikitext-2-raw-v1"}
+    make_run(tmp_path, data=record, config={"data": hub})
+    make_run(tmp_path, data=record, config={"data": hub | {"dataset": "someone/prose", "subset": None}}, seed=1)
+    found = runs.read([tmp_path]).runs
+    assert found["data"].tolist() == ["wikitext-2-raw-v1", "someone/prose"]
+    assert published.same_data(found[:1]) and not published.same_data(found)
 
 
 def test_a_run_in_two_sweeps_counts_once_for_both_by_its_more_complete_folder(tmp_path):
@@ -129,6 +140,7 @@ def test_a_queued_run_that_never_began_is_missing_and_one_that_began_is_queued(t
         ("run.json", '{"schema": 1, "status": "lost"}', "status='lost'"),
         ("config.yaml", "a: [", "config.yaml: "),
         ("config.yaml", "steps: many", "steps='many'"),
+        ("config.yaml", "{steps: 7, wd: {boundary: .nan}}", "wd.boundary=nan"),
         ("config.yaml", None, "no config.yaml"),
         ("run.json", None, "no run.json"),
     ],

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from bitnet import schedules
+from bitnet.boundary import boundary_step
 from bitnet.config import ConstantLR, CosineDecay, CosineLR, FaqLinear, TwoStageDecay, TwoStageLinear, auto_warmup_steps, load
 
 STUDY = TwoStageLinear(kind="two_stage_linear", peak=1.5e-3, warmup_steps=375)
@@ -151,6 +152,43 @@ def test_cosine_weight_decay_rises_to_its_peak_and_is_off_from_the_boundary():
     assert wd(4999) == pytest.approx(0.1, rel=1e-6)
     assert wd(5000) == wd(10_000) == 0.0
     assert 0 < wd(1) < 1e-7
+
+
+# ------------------------------------------------------------------------------------------------------------- boundary
+@pytest.mark.parametrize(
+    ("boundary", "steps", "first"),
+    [
+        (0.5, 10_000, 5000),
+        (0.5, 7, 4),
+        (0.07, 100, 7),  # the product is 7.000000000000001
+        (0.29, 100, 29),  # 28.999999999999996
+        (1 / 3, 30_000, 10_000),
+        (2 / 3, 3, 2),
+        (0.001, 7, 1),
+        (0.999, 7, 7),
+        (0.1, 10**9, 10**8),
+        (0.5, 10**9 + 1, 500_000_001),
+    ],
+)
+def test_stage_two_begins_at_the_boundary(boundary, steps, first):
+    assert boundary_step(boundary, steps) == first
+
+
+def test_no_percentage_of_a_run_is_off_by_a_step():
+    for percent, steps in itertools.product(range(1, 100), (100, 1000, 700, 12_300)):
+        assert boundary_step(percent / 100, steps) == percent * steps // 100
+
+
+def test_every_schedule_turns_at_a_boundary_that_floating_point_misses():
+    decay = schedules.wd_schedule(TwoStageDecay(kind="two_stage", stage1=0.1, stage2=0.0, boundary=0.07), 100)
+    assert [decay(t) for t in (6, 7)] == [0.1, 0.0]
+    rising = schedules.wd_schedule(CosineDecay(kind="cosine", peak=0.1, boundary=0.07), 100)
+    assert rising(6) > 0.09 and rising(7) == 0
+    knobs = {"peak": 1.0, "warmup_steps": 0, "boundary": 0.07}
+    faq = schedules.lr_schedule(FaqLinear(kind="faq", second_peak=0.5, end=0.0, **knobs), 100, 256)
+    assert [faq(t) for t in (6, 7)] == pytest.approx([0.94, 0.465])
+    study = schedules.lr_schedule(TwoStageLinear(kind="two_stage_linear", **knobs), 100, 256)
+    assert study(7) == pytest.approx(2 / 3, rel=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------------------ lag

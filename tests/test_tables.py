@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from run_folders import evaluations, make_run
+from run_folders import baseline_config, evaluations, make_run
 
 from bitnet import published, runs, tables, verification
 
@@ -92,7 +92,7 @@ def test_published_tokens_stand_beside_and_where_only_the_study_evaluated(tmp_pa
         {"arm": "wd=paper,optimizer=adamw"},
         {"hidden": 128},
         {"steps": 9000},
-        {"overrides": ["wd=paper", "wd.stage2=0.2"]},
+        {"config": {"wd": {"kind": "two_stage", "stage1": 0.1, "stage2": 0.2, "boundary": 0.5}}},
         {"config": {"batch_size": 8}},
     ],
 )
@@ -173,7 +173,8 @@ def test_another_layout_has_no_formula_and_no_published_figure(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ baseline
 def test_the_course_of_a_run_in_statistics(tmp_path):
-    make_run(tmp_path, arm="wd=wd005", rows=evaluations(STEPS, [20, 2, 2, 12, 5], [11, 9, 10, 8, 9]), published=["track"])
+    rows = evaluations(STEPS, [20, 2, 2, 12, 5], [11, 9, 10, 8, 9])
+    make_run(tmp_path, arm="wd=wd005", rows=rows, config=baseline_config(), published=["track"])
     make_run(tmp_path, arm="wd=paper", rows=evaluations(STEPS, [20, 8, 2, 10, 13]), published=["scaling"])
     table = tables.baseline(*read(tmp_path))
     assert table["arm"].tolist() == ["wd=wd005"]
