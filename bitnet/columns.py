@@ -1,6 +1,9 @@
 """The columns of `metrics.csv`, in order: the one place where training and analysis agree on names.
 
 The first five, and their formats, are the study's. Values that do not apply (ternary shares of a float model, say) are empty.
+
+A row stands on both sides of its step's update. Before it, from the training batch: Loss, train_loss, regularizer_loss,
+grad_norm. After it, from the updated weights: UniquePredictions and everything from contexts_uniq on.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 STUDY_COLUMNS: dict[str, str] = {
     "Step": "optimizer step, from 1",
     "Loss": "training loss of that step's batch, before its update; 4 decimals",
-    "UniquePredictions": "distinct argmaxes of the probe that `probe.metric` names",
+    "UniquePredictions": "distinct argmaxes, after the update, of the probe that `probe.metric` names",
     "LR": "learning rate that the schedule gives at this step; 6 decimals",
     "WD": "weight decay that the schedule gives at this step; 2 decimals",
 }
@@ -21,7 +24,7 @@ OTHER_COLUMNS: dict[str, str] = {
     "regularizer_loss": "the regulariser's weighted addition to the training loss",
     "lr_applied": "learning rate of this step's update (differs from LR under schedule_lag)",
     "wd_applied": "weight decay of this step's update",
-    "grad_norm": "global gradient norm before clipping",
+    "grad_norm": "global gradient norm of that batch, before clipping",
     "contexts_uniq": "distinct argmaxes at the last position of the random contexts (the study's metric A)",
     "contexts_positions": "number of random contexts: the ceiling of contexts_uniq",
     "first_batch_uniq": "distinct argmaxes over the first training batch (the study's metric B)",
@@ -29,7 +32,7 @@ OTHER_COLUMNS: dict[str, str] = {
     "first_batch_distinct_targets": "distinct next tokens there",
     "first_batch_top1_prob": "mean probability of the argmax there",
     "first_batch_entropy": "mean entropy of the predictions there, nats",
-    "heldout_loss": "held-out cross-entropy, nats per token",
+    "heldout_loss": "held-out cross-entropy after the update, nats per token",
     "heldout_uniq": "distinct argmaxes over the held-out positions (uniq)",
     "heldout_positions": "held-out positions evaluated",
     "heldout_distinct_targets": "distinct next tokens there",
@@ -39,7 +42,8 @@ OTHER_COLUMNS: dict[str, str] = {
     "top1_prob": "mean probability of the held-out argmax",
     "logit_mean": "mean of the held-out logits",
     "logit_std": "standard deviation of the held-out logits",
-    **{f"logit_p{p}": f"percentile {p} of the held-out logits (to bfloat16's 8 bits)" for p in PERCENTILES},
+    # to 1/256 of its distance from the median logit at the first held-out position, so that a tiny spread still shows
+    **{f"logit_p{p}": f"percentile {p} of the held-out logits (8 bits of its distance from their middle)" for p in PERCENTILES},
     "ternary_neg": "share of -1 among the ternary codes",
     "ternary_zero": "share of 0",
     "ternary_pos": "share of +1",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitnet.columns import PERCENTILES
 
-_BF16_KEYS = 1 << 16
+_BF16_KEYS = 1 << 16  # bins of the histogram
 
 
 def distinct(tokens: Tensor) -> int:
@@ -27,9 +27,9 @@ def entropy_of_counts(counts_V: Tensor) -> Tensor:
     return torch.special.entr(p_V).sum()
 
 
-def _bf16_histogram(logits_NV: Tensor) -> Tensor:
-    """Counts of the logits by bfloat16 value, in ascending order of value: 65,536 bins, so that percentiles need no sort."""
-    bits = logits_NV.to(torch.bfloat16).view(torch.int16).flatten().int()
+def _bf16_histogram(x: Tensor) -> Tensor:
+    """Counts by bfloat16 value, in ascending order of value: 65,536 bins, so that percentiles need no sort."""
+    bits = x.to(torch.bfloat16).view(torch.int16).flatten().int()
     # two's complement order for positive numbers, mirrored for negative ones, shifted to 0..65535
     keys = torch.where(bits < 0, -(bits & 0x7FFF) - 1, bits) + _BF16_KEYS // 2
     return torch.bincount(keys, minlength=_BF16_KEYS)
@@ -61,6 +61,7 @@ class Predictions:
         self._argmax_V = torch.zeros(vocab_size, dtype=torch.int64, device=device)
         self._target_V = torch.zeros(vocab_size, dtype=torch.int64, device=device)
         self._histogram = torch.zeros(_BF16_KEYS, dtype=torch.int64, device=device)
+        self._centre: Tensor | None = None
 
     def add(self, logits_NV: Tensor, targets_N: Tensor) -> None:
         """Take in the logits at N positions and the tokens that followed."""
@@ -78,7 +79,11 @@ class Predictions:
         self._mean_p_V += p_NV.sum(dim=0, dtype=torch.float64)
         self._argmax_V += torch.bincount(logits_NV.argmax(dim=-1), minlength=vocab_size)
         self._target_V += torch.bincount(targets_N, minlength=vocab_size)
-        self._histogram += _bf16_histogram(logits_NV)
+        if self._centre is None:
+            # Counted from a value in their midst, logits keep 8 bits of their spread, however far from 0 they lie. The first
+            # position's median needs no pass over the rest, no outlier moves it, and it is the same for every chunking.
+            self._centre = logits_NV[0].median()
+        self._histogram += _bf16_histogram(logits_NV - self._centre)
 
     def result(self) -> dict[str, float]:
         """The columns of an evaluation; one synchronisation with the device."""
@@ -96,6 +101,8 @@ class Predictions:
             "logit_std": (self._squares / entries - mean.square()).clamp(min=0).sqrt(),
         }
         shares = percentiles(self._histogram, [p / 100 for p in PERCENTILES])
+        if self._centre is not None:
+            shares = shares + self._centre.double()
         values |= {f"logit_p{p}": share for p, share in zip(PERCENTILES, shares, strict=True)}
         numbers = torch.stack([v.double() for v in values.values()]).tolist()
         return dict(zip(values, numbers, strict=True)) | {"positions": float(n)}

@@ -42,7 +42,8 @@ def test_predictions_are_numpys(logits, targets):
     z = logits.double().numpy()
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     argmax = z.argmax(1)
-    rounded = logits.to(torch.bfloat16).double().numpy()
+    centre = logits[0].median()
+    rounded = (logits - centre).to(torch.bfloat16).double().numpy() + centre.item()
     expected = {
         "loss": -np.mean([math.log(p[n, t]) for n, t in enumerate(targets.tolist())]),
         "uniq": len(set(argmax.tolist())),
@@ -142,6 +143,19 @@ def test_every_bfloat16_value_comes_back_in_order():
 
 def test_one_value_is_every_percentile():
     assert bf16_percentiles(torch.tensor([1.5]), [0.01, 0.5, 0.99]) == [1.5] * 3
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(1, 1e-3), (-3, 1e-4), (0, 0.58), (50, 2)])
+@pytest.mark.parametrize("outlier", [None, 40.0])
+def test_percentiles_resolve_a_spread_far_smaller_than_the_mean(mean, sd, outlier):
+    """Collapsed logits lie within a hair of their mean: to bfloat16 they are one value."""
+    z = mean + sd * torch.randn(50, 1001, generator=torch.Generator().manual_seed(4))
+    if outlier is not None:
+        z[:, 0] = outlier  # also the very first logit: a token that was never trained
+    got = gathered(z, torch.zeros(50, dtype=torch.int64), 8)
+    for q in PERCENTILES:
+        exact = np.percentile(z.double().numpy(), q, method="inverted_cdf")
+        assert got[f"logit_p{q}"] == pytest.approx(exact, abs=0.015 * sd), q
 
 
 # ---------------------------------------------------------------------------------------------------------------- small
