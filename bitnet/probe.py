@@ -39,6 +39,17 @@ def heldout_windows(tokens: np.ndarray, sequences: int, seq_len: int) -> np.ndar
     return np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64)
 
 
+def random_tokens(seed: int, step: int | None, count: int, vocab_size: int) -> np.ndarray:
+    """`count` uniform token ids for a seed and, unless it is None, a step; int64.
+
+    From raw Philox output, a stream that NumPy keeps fixed over versions, unlike that of `Generator.integers`. The remainder
+    favours the lower ids by less than vocab_size / 2^64.
+    """
+    # a spawn key, not a longer seed: the order of the batches is drawn from (seed, pass), and pass 101 is a pass too
+    stream = np.random.SeedSequence(seed, spawn_key=(_CONTEXT_STREAM,) if step is None else (_CONTEXT_STREAM, step))
+    return (np.random.Philox(stream).random_raw(count) % np.uint64(vocab_size)).astype(np.int64)
+
+
 class Probe:
     """Evaluates a model; the same questions at every step and, for equal seeds, in every arm."""
 
@@ -61,10 +72,9 @@ class Probe:
 
     def contexts(self, step: int) -> Tensor:
         """The study's contexts, C x P: uniform token ids, one draw for the run or, with `redraw`, one for each step."""
-        stream = [self.seed, _CONTEXT_STREAM] + ([step] if self.config.redraw else [])
-        shape = (self.config.contexts, self.config.context_length)
-        ids = np.random.default_rng(stream).integers(0, self.vocab_size, size=shape)
-        return torch.from_numpy(ids).to(self.device)
+        c = self.config
+        ids = random_tokens(self.seed, step if c.redraw else None, c.contexts * c.context_length, self.vocab_size)
+        return torch.from_numpy(ids.reshape(c.contexts, c.context_length)).to(self.device)
 
     @torch.no_grad()
     def measure(self, step: int) -> Row:
