@@ -22,7 +22,7 @@ ACTIVATION_FUNCTIONS = {"relu2": lambda x: F.relu(x).square(), "silu": F.silu, "
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) times a gain (Zhang & Sennrich, arXiv 1910.07467)."""
+    """x / rms(x) times a gain (Zhang & Sennrich, arXiv 1910.07467), in fp32 whatever the precision of the products."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
 
 
 class BitLinear(nn.Module):

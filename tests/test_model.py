@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from bitnet.config import ModelConfig, QuantConfig
 from bitnet.model import BitNet, parameter_counts, part_of, rope_tables, rotate
+from bitnet.quant import int8_activation
 
 B158 = QuantConfig(weights="ternary", activations="int8")
 FLOAT = QuantConfig(weights="float", activations="float")
@@ -230,9 +232,7 @@ def test_every_layout_runs_and_trains_every_parameter(placement, activation, gat
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize(
-    ("placement", "gains_a_layer"), [("block_and_bitlinear", 7), ("bitlinear", 5), ("block", 2)]
-)
+@pytest.mark.parametrize(("placement", "gains_a_layer"), [("block_and_bitlinear", 7), ("bitlinear", 5), ("block", 2)])
 def test_norms_stand_where_the_layout_says(placement, gains_a_layer):
     """In units of the hidden size: qkv, output and gate_up take 1 each, down takes 2, the block norms 1 each."""
     assert parameter_counts(built(norm_placement=placement))["norm"] == (2 * gains_a_layer + 1) * 32
@@ -249,6 +249,43 @@ def test_the_2b4t_layout():
     assert counts["attention"] == 30 * (2 * 2560**2 + 2 * 2560 * 640)
     assert counts["ffn"] == 30 * 3 * 2560 * 6912
     assert counts["total"] == pytest.approx(2.41e9, rel=0.01)
+
+
+# ---------------------------------------------------------------------------------------------------------------- bfloat16
+@pytest.mark.parametrize("placement", ["block_and_bitlinear", "bitlinear", "block"])
+def test_in_bfloat16_norms_and_activation_codes_are_those_of_fp32(placement):
+    """Each projection's quantised input, against the same formulas on what came in, in fp32: only the products are rounded."""
+    model = built(norm_placement=placement)
+    came_in: list[Tensor] = []
+    multiplied: list[Tensor] = []
+    linear = F.linear
+
+    def keep_operand(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        multiplied.append(x.detach())
+        return linear(x, w, bias)
+
+    for layer in model.bitlinears():
+        layer.register_forward_pre_hook(lambda _, inputs: came_in.append(inputs[0].detach()))
+    with pytest.MonkeyPatch.context() as patched, torch.autocast("cpu", torch.bfloat16):
+        patched.setattr(F, "linear", keep_operand)
+        model(some_ids())
+    seen_half = False
+    for layer, x, got in zip(model.bitlinears(), came_in, multiplied, strict=False):
+        seen_half |= x.dtype == torch.bfloat16
+        with torch.no_grad():
+            expected = int8_activation(layer.norm(x.float()))
+        assert got.dtype == torch.float32 and torch.equal(got, expected)
+    assert seen_half and len(came_in) == 8
+
+
+def test_a_step_in_bfloat16_warns_of_nothing_and_gives_fp32_gradients():
+    model = built(norm_placement="bitlinear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(some_ids()).flatten(0, 1), some_ids().flatten())
+        loss.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
 # -------------------------------------------------------------------------------------------------------------- the start

@@ -103,6 +103,14 @@ def test_the_input_is_left_alone(f, x):
     assert torch.equal(x, before)
 
 
+@each_case
+def test_bfloat16_activations_get_the_codes_of_their_fp32_values(x):
+    half = x.to(torch.bfloat16)
+    got = quant.int8_activation(half)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, quant.int8_activation(half.float()))
+
+
 # ------------------------------------------------------------------------------------------------------------- properties
 def test_ternary_has_three_levels_and_their_magnitude_is_the_mean():
     w = cases()["normal"]
