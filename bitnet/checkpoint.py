@@ -1,7 +1,7 @@
 """Checkpoints: flat tensors in one safetensors file, whose name carries the hash of its content.
 
 No pickle anywhere, so a foreign file can't run code. A file appears whole or not at all (written aside, synced, renamed), and
-any later change of its bytes shows, since the name no longer fits; `newest` then falls back to the one before.
+any later change of its bytes shows, since the name no longer fits; `newest` then sets it aside and falls back to the one before.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 _PARTIAL = ".partial"
+_DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def sync_folder(folder: Path) -> None:
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint and drop all but the newest `keep`. Equal content gives an equal name.
 
+    Damaged ones that `newest` set aside do not count, and stay.
+
     Raises:
         OSError: when it can't be written; the earlier checkpoints then stand as they were.
     """
@@ -87,12 +90,22 @@ def _by_age(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose content is what its name says, or None. Each damaged one is reported through `say`."""
-    for path in _by_age(folder):
+    """The newest checkpoint whose content is what its name says, or None.
+
+    Each damaged one is reported through `say` and renamed to `<name>.damaged`, to be looked into.
+
+    Raises:
+        OSError: when a damaged one can't be renamed.
+    """
+    paths = _by_age(folder)
+    for path in paths:
         checkpoint = read(path)
         if checkpoint is not None:
             return checkpoint
-        say(f"checkpoint {path.name} is damaged; falling back to the one before")
+        path.replace(path.with_name(path.name + _DAMAGED))
+        say(f"checkpoint {path.name} is damaged, kept as {path.name}{_DAMAGED}; falling back to the one before")
+    if paths:
+        say("no sound checkpoint left: starting from the first step")
     return None
 
 

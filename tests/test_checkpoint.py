@@ -81,10 +81,15 @@ def test_no_checkpoint_is_none(tmp_path, said):
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
+def set_aside(path: Path) -> Path:
+    return path.with_name(path.name + ".damaged")
+
+
 def falls_back(tmp_path: Path, two: tuple[Path, Path], said: list[str]) -> None:
     back = newest(tmp_path, said.append)
     assert back.path == two[0] and back.facts["step"] == 10
     assert len(said) == 1 and two[1].name in said[0] and "damaged" in said[0]
+    assert not two[1].exists() and set_aside(two[1]).exists()
 
 
 def test_a_truncated_file_falls_back(tmp_path, two):
@@ -136,11 +141,20 @@ def test_files_of_other_names_are_not_looked_at(tmp_path, two, said):
     assert newest(tmp_path, said.append).path == two[1] and said == []
 
 
-def test_all_damaged_is_none_and_says_so_for_each(tmp_path, two, said):
+def test_all_damaged_is_none_and_says_so_for_each_and_what_follows(tmp_path, two, said):
     for path in two:
         path.write_bytes(b"")
     assert newest(tmp_path, said.append) is None
-    assert len(said) == 2
+    assert [path.name in line for path, line in zip(reversed(two), said[:2], strict=True)] == [True, True]
+    assert said[2:] == ["no sound checkpoint left: starting from the first step"]
+    assert newest(tmp_path, said.append) is None and len(said) == 3  # told once
+
+
+def test_a_damaged_file_is_kept_as_it_was(tmp_path, two, said):
+    two[1].write_bytes(b"half a file")
+    newest(tmp_path, said.append)
+    assert set_aside(two[1]).read_bytes() == b"half a file"
+    assert newest(tmp_path, said.append).path == two[0] and len(said) == 1
 
 
 class SideEffect:
@@ -220,6 +234,16 @@ def test_what_was_just_saved_is_kept_beside_damaged_newer_ones(tmp_path, two, sa
     saved = save(tmp_path, 15, tensors(3), {"id": "a"}, keep=1)
     assert saved.exists()
     assert newest(tmp_path, said.append).path == saved
+
+
+def test_damaged_ones_do_not_count_among_those_kept(tmp_path, two, said):
+    """Two newer ones were damaged; with two to keep, the sound one stays beside the next."""
+    save(tmp_path, 30, tensors(3), {"id": "a"}, keep=5).write_bytes(b"")
+    two[1].write_bytes(b"")
+    assert newest(tmp_path, said.append).path == two[0]
+    saved = save(tmp_path, 15, tensors(4), {"id": "a"}, keep=2)
+    assert [p for p in names(tmp_path) if not p.endswith(".damaged")] == [two[0].name, saved.name]
+    assert sum(p.endswith(".damaged") for p in names(tmp_path)) == 2
 
 
 def test_saving_a_step_again_replaces_a_damaged_file(tmp_path, two, said):
