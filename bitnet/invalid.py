@@ -35,6 +35,11 @@ def sentence(error: Mapping[str, Any], values: dict[str, Any], knobs: Knobs) -> 
             return message if "=" in message else f"{key}={value!r}: {message}"
         case "model_type" | "model_attributes_type":
             return f"{key}={value!r}: a group of keys is needed"
+        case "list_type":
+            items = "" if value is None else value
+            return f"{key}={value!r}: input should be a valid list; write {key}=[{items}]"
+        case "tuple_type":
+            return f"{key}={value!r}: input should be a list; write {key}=[A,B]"
         case _:
             return f"{key}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
@@ -68,7 +73,8 @@ def _unknown_key(path: list[str], values: dict[str, Any], knobs: Knobs) -> str:
     for parent in parents:
         part = part[parent]
     known = knobs(".".join(parents))
-    variant = next((f"{'.'.join(parents)}.{tag}={part[tag]}" for tag in ("kind", "source") if tag in part), None)
-    if name in known and variant is not None:
-        return f"{variant} has no such key"
-    return f"no such key{nearest(name, known)}"
+    tag = next((t for t in ("kind", "source") if t in part), None)
+    if tag is not None and name in known:
+        return f"{'.'.join(parents)}.{tag}={part[tag]} has no such key"
+    # what is composed are the keys of the variant that was chosen
+    return f"no such key{nearest(name, sorted((known if tag is None else known & part.keys()) - {name}))}"

@@ -1,12 +1,15 @@
-"""The command line's overrides: numeric group options as people type them, and errors that name the nearest name."""
+"""The command line: flags apart from overrides, these as people type them, and errors that name the nearest name."""
 
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable
-from pathlib import Path
+from typing import NoReturn
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra._internal.utils import get_args_parser
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bitnet.config import knobs
 from bitnet.errors import UserError, nearest
@@ -18,18 +21,41 @@ SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep"}
 SESSION_KEYS |= {"launcher", "launcher.jobs", "launcher.jobs_per_gpu", "launcher.retry"}
 # Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
 _PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
-_BARE_NUMBER = re.compile(r"(?<![\w.'\"-])(\d+)(?![\w.'\"-])")
+# What Hydra would read as a number or a truth value, and then refuse as the name of an option.
+_BARE = re.compile(r"(?<![\w.'\"-])(-?\d[\w.+-]*|(?i:true|false|nan|inf))(?![\w.'\"-])")
+_NULL = {"", "null"}
 
 
-def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
-    """Config groups and their options, from the folders on the search path."""
-    found: dict[str, set[str]] = {}
-    folders = [p for root in (share() / "conf", *extra) if root.is_dir() for p in root.iterdir() if p.is_dir()]
-    for folder in [*folders, share() / "sweeps"]:
+def refuse(message: str) -> NoReturn:
+    """What an argument parser does about an error, in place of its own eight lines."""
+    raise UserError(f"{message}; see --help")
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str], bool]:
+    """Overrides, Hydra's flags with their values, and whether those ask for a sweep, from a line in any order.
+
+    Raises:
+        UserError: for a flag that Hydra doesn't know, or one without its value.
+    """
+    parser = get_args_parser()
+    parser.error = refuse
+    known, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such flag, see --help{nearest(unknown[0], parser._option_string_actions)}")
+    flags = list(arguments)
+    for override in known.overrides:
+        flags.remove(override)
+    return known.overrides, flags, known.multirun
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and their options."""
+    found: dict[str, list[str]] = {}
+    for folder in [*(p for p in (share() / "conf").iterdir() if p.is_dir()), share() / "sweeps"]:
         if folder.name != "hydra":
             options = (f.stem for f in folder.glob("*.yaml") if not f.stem.startswith("_"))
-            found.setdefault(folder.name, set()).update(options)
-    return {name: sorted(options, key=_numbers_first) for name, options in sorted(found.items())}
+            found[folder.name] = sorted(options, key=_numbers_first)
+    return dict(sorted(found.items()))
 
 
 def _numbers_first(option: str) -> tuple[bool, int, str]:
@@ -50,24 +76,62 @@ def quoted(value: str) -> str:
 
 
 def normalise(override: str) -> str:
-    """Quote what Hydra would misread: bare numbers among a group's options, and paths.
+    """Quote what Hydra would misread: numbers among a group's options, and paths.
 
     `model=256,512` means the files 256.yaml and 512.yaml, which Hydra itself reads as integers and refuses.
 
     Raises:
-        UserError: for two named sweeps at once.
+        UserError: for a group without one plain option, two named sweeps at once, an empty path, or no key at all.
     """
     if "=" not in override or override.startswith("-"):
         return override
     key, value = override.split("=", 1)
     name = key_of(override)
+    if not name:
+        raise UserError(f"{override}: not an override; write KEY=VALUE")
+    if name in _PATH_KEYS:
+        return f"{key}={_path(name, value)}"
+    if name not in groups() or key.startswith("~"):
+        return override
+    if name == "sweeps" and value.lower() == "null":
+        return "~sweeps"  # the default, which Hydra's grammar can't say
+    return f"{key}={_options(name, value)}"
+
+
+def _path(name: str, value: str) -> str:
+    if not value.strip("'\" "):
+        raise UserError(f"{name}={value}: a path is needed")
+    return value if value.lower() == "null" else quoted(value)
+
+
+def _options(name: str, value: str) -> str:
+    """The options of a group, each as a string."""
     if name == "sweeps" and "," in value:
         raise UserError(f"sweeps={value}: one named sweep at a time; run the command once for each")
-    if name in _PATH_KEYS and value not in {"", "null"}:
-        return f"{key}={quoted(value)}"
-    if name not in groups():
-        return override
-    return f"{key}=" + _BARE_NUMBER.sub(r"'\1'", value)
+    if value[:1] in {"[", "{"} or any(v.strip().lower() in _NULL for v in value.split(",")):
+        raise UserError(f"{name}={value}: one option of the group is needed; allowed are {', '.join(groups()[name])}")
+    return _BARE.sub(r"'\1'", value)
+
+
+def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
+    """Refuse what only a single run can have, when a flag or an override asks for a sweep.
+
+    Raises:
+        UserError: for a run to go on with, or several values of a path; a path that holds a comma can be quoted.
+    """
+    typed = {key_of(o): o.split("=", 1)[1] for o in overrides if "=" in o}
+    sweep = f"sweeps={typed['sweeps']}" if typed.get("sweeps", "").lower() not in _NULL else ""
+    if typed.get("hydra.mode", "").upper() == "MULTIRUN":
+        sweep = "hydra.mode=MULTIRUN"
+    cause = "-m" if multirun else sweep
+    if not cause:
+        return
+    if typed.get("resume", "").lower() not in _NULL:
+        raise UserError(f"resume={typed['resume']}: one run goes on, {cause} starts a sweep; leave one of the two out")
+    for key in sorted(_PATH_KEYS & typed.keys()):
+        if "," in typed[key] and typed[key][0] not in "'\"":
+            remedy = "run once for each, or quote a path with a comma: \"'A,B'\""
+            raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
 
 
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:
@@ -77,24 +141,76 @@ def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:
     return [o.lstrip("+").replace("'", "") for o in kept]
 
 
-def explain(error: HydraException) -> UserError:
-    """What Hydra found wrong, as one sentence with the nearest name."""
-    text = str(error)
+def from_hydra(error: BaseException) -> bool:
+    """Whether Hydra raised an error itself, as it does for some input, and not code that it called."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
+    return [p for p in packages if p in {"bitnet", "hydra", "hydra_plugins"}][-1:] == ["hydra"]
+
+
+def explain(error: Exception, *, sweeps: bool = True) -> UserError:
+    """What was found wrong while composing, as one sentence with the nearest name.
+
+    Args:
+        sweeps: whether the command can sweep over several values.
+    """
+    text, cause = " ".join(str(error).split()), error.__cause__
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        options = groups().get(group) or [o for o in error.options or [] if not o.startswith("_")]
-        listed = f"; allowed are {', '.join(options)}" if options else ""
-        return UserError(f"{group}={option}: no such option{listed}{nearest(option, options)}")
-    unknown = re.search(r"Could not (?:override|append to config[^']*|delete from config[^']*) '([^']+)'", text)
-    if isinstance(error, ConfigCompositionException) and unknown:
-        key = unknown[1].split("=", 1)[0].lstrip("+~")
-        prefix, _, name = key.rpartition(".")
-        known = knobs(prefix) | (set() if prefix else set(groups()))
-        if name in known:
-            return UserError(f"{key}: no key of the {prefix} that was chosen; see conf/{prefix}/, or --cfg job")
-        return UserError(f"{key}: no such key{nearest(key, [f'{prefix}.{k}' if prefix else k for k in known])}")
-    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return UserError(f"{ambiguous[1]}: several values make a sweep; add -m, or write [A,B] for a list")
+        return _no_option(error)
     if isinstance(error, OverrideParseException):
-        return UserError(f"{error.override}: not an override; write KEY=VALUE, or KEY=A,B with -m")
-    return UserError(" ".join(text.split()))
+        return UserError(f"{error.override}: not an override; write KEY=VALUE{', or KEY=A,B with -m' if sweeps else ''}")
+    if text.startswith("Could not override") and isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return _no_key(cause)
+    if deleted := re.match(r"Could not delete from config\. '([^']+)' does not exist", text):
+        return _nothing_to_delete(deleted[1])
+    already = r"Could not append to config\. An item is already at '([^']+)'|Multiple values for ([^ ]+)\."
+    if there := re.match(already, text):
+        key = there[1] or there[2]
+        return UserError(f"+{key}: there already; write {key}=VALUE, without +")
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: 1\.| requires)", text):
+        return _several_values(several[1].replace("'", ""), sweeps)
+    if isinstance(error, OmegaConfBaseException):
+        what = str(error).partition("\n")[0]  # the lines below it say where, in OmegaConf's own terms
+        return UserError(f"{error.full_key}: {what}" if error.full_key else what)
+    if isinstance(cause, OmegaConfBaseException):
+        return explain(cause)
+    return UserError(f"the configuration can't be composed: {text or type(error).__name__}")
+
+
+def _no_option(error: MissingConfigException) -> UserError:
+    group, _, option = error.missing_cfg_file.rpartition("/")
+    options = sorted((o for o in error.options or [] if not o.startswith("_")), key=_numbers_first)
+    listed = f"; allowed are {', '.join(options)}" if options else ""
+    return UserError(f"{group}{'=' if group else ''}{option}: no such option{listed}{nearest(option, options)}")
+
+
+def _no_key(error: ConfigKeyError | ConfigAttributeError) -> UserError:
+    """A key that the composed configuration doesn't have; names that it does have there are suggested."""
+    prefix, _, name = error.full_key.rpartition(".")
+    part = error.parent_node
+    there = {str(k) for k in part} | (set() if prefix else set(groups()))
+    tag = next((t for t in ("kind", "source") if t in there), None)
+    if tag is not None and name in knobs(prefix):
+        return UserError(f"{error.full_key}: {prefix}.{tag}={part[tag]} has no such key")
+    return UserError(f"{error.full_key}: no such key{_nearest_key(prefix, name, there)}")
+
+
+def _nothing_to_delete(key: str) -> UserError:
+    prefix, _, name = key.rpartition(".")
+    there = knobs(prefix) if prefix else knobs() | set(groups())
+    return UserError(f"~{key}: no such key{_nearest_key(prefix, name, there)}")
+
+
+def _nearest_key(prefix: str, name: str, there: set[str]) -> str:
+    """The suggestion for a name below `prefix`, as a whole key; compared without it, since it makes any two alike."""
+    return nearest(name, sorted(there - {name})).replace("'", f"'{prefix}." if prefix else "'", 1)
+
+
+def _several_values(override: str, sweeps: bool) -> UserError:
+    key, _, values = override.partition("=")
+    needed = "several values make a sweep; add -m" if sweeps else "one value is needed"
+    if key in groups() or "(" in values:  # neither is ever a list
+        return UserError(f"{override}: {needed}")
+    return UserError(f"{override}: {needed}{', or' if sweeps else ';'} write {key}=[{values}] for a list")

@@ -6,12 +6,12 @@ import argparse
 import sys
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from bitnet.errors import UserError
-from bitnet.overrides import explain, normalise
+from bitnet.overrides import explain, normalise, refuse
 from bitnet.paths import share
-from bitnet.train import register_plugins, search_path
+from bitnet.train import complain, register_plugins, search_path
 
 _EPILOG = """examples:
   bitnet-prepare                                              the default corpus (pydocs) and its tokenizer
@@ -23,8 +23,7 @@ Give the data=, tokenizer= and recipe= overrides that the training command will 
 Prepared twice, the same corpus is only checked."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bitnet-prepare",
         description="Read, tokenise and store a corpus as memory-mapped token files with a manifest.",
@@ -32,18 +31,38 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, as for bitnet.train")
-    arguments = parser.parse_args(argv)
+    parser.error = refuse
+    return parser
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    """The configuration of a command line.
+
+    Raises:
+        UserError: when it can't be composed, whatever Hydra raised.
+    """
+    written = search_path([normalise(o) for o in overrides])
+    with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
+        try:
+            return compose("config", written)
+        except Exception as error:
+            raise explain(error, sweeps=False) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
     register_plugins()
     try:
+        overrides = _parser().parse_args(argv).overrides
         from bitnet import arms, data
 
-        with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
-            composed = compose("config", search_path([normalise(o) for o in arguments.overrides]))
-        config = arms.typed(composed)
+        config = arms.typed(_composed(overrides))
         prepared = data.prepare(config.data, config.tokenizer)
-    except (UserError, HydraException) as error:
-        print(f"error: {explain(error) if isinstance(error, HydraException) else error}", file=sys.stderr)
-        return 2
+    except UserError as error:
+        return complain(error, sweeps=False)
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts over", file=sys.stderr)
+        return 130
     print(f"folder            {prepared.folder}")
     print(f"training tokens   {len(prepared.train):,}")
     print(f"held-out tokens   {len(prepared.heldout):,}")

@@ -74,8 +74,11 @@ def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain") 
         out: folder of the files, `tables/` in the first of `dirs` by default.
         style: a key of `bitnet.printed.FORMATS`.
     Raises:
-        UserError: a folder that is not there, holds no run, or can't be written.
+        UserError: a folder that is not there, is a file, holds no run, or can't be written.
     """
+    for place in dirs:
+        if place.is_file():
+            raise UserError(f"{place}: is a file; give the folder of a run, or one that holds some")
     records = runs.read(dirs, tables.METRICS)
     frames, sections = _tables(records)
     folder = dirs[0] / "tables" if out is None else out

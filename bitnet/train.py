@@ -19,41 +19,56 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bitnet import usage
 from bitnet.errors import UserError
-from bitnet.overrides import SESSION_KEYS, explain, key_of, normalise, readable_overrides
+from bitnet.overrides import SESSION_KEYS, check_sweep, explain, from_hydra, key_of, normalise, split
 from bitnet.paths import share
+
+# as the user set it: `main` sets it too, for Hydra to hand errors over instead of printing them
+_FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def task(cfg: DictConfig) -> float | None:
     """One run; returns its last held-out loss."""
     try:
         return _run(cfg)
-    except UserError as error:
+    except (UserError, OmegaConfBaseException) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # recorded by the launcher, so that the other jobs go on
         # an Exception would make Hydra print a line of its own first
-        raise SystemExit(_complain(error)) from None
+        raise SystemExit(complain(error)) from None
 
 
 def _run(cfg: DictConfig) -> float | None:
     """The frozen run that `resume` names, or the one that `cfg` describes."""
     from bitnet import arms, run
+    from bitnet.freeze import say
 
-    overrides = list(HydraConfig.get().overrides.task)
+    # as typed: an interpolation among them means a key of the run, and Hydra's own part has no such key
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     if cfg.resume is not None:
         folder = Path(cfg.resume).expanduser().resolve()
         _refuse_changes(cfg, folder, overrides)
-        return run.execute(folder)
-    queued = run.enqueue(
-        arms.typed(cfg),
-        overrides=readable_overrides(overrides, seed=True),
-        label=",".join(readable_overrides(overrides, seed=False)) or "defaults",
-        arm=None,
-        choices=arms.choices(OmegaConf.create({"hydra": HydraConfig.get()})),
-        check_device=True,
-    )
+        return _execute(folder)
+    queued = arms.enqueue(cfg, overrides, HydraConfig.get())
     if queued.finished:
-        run.say(f"{queued.folder}: finished before; overwrite=true repeats it")
-    return run.result(queued.folder) if queued.finished else run.execute(queued.folder)
+        say(f"{queued.folder}: finished before; overwrite=true repeats it")
+    return run.result(queued.folder) if queued.finished else _execute(queued.folder)
+
+
+def _execute(folder: Path) -> float | None:
+    """`run.execute`; in a single run, a failure that is on record is one line and exit code 1."""
+    from bitnet import run
+
+    try:
+        return run.execute(folder)
+    except UserError:
+        raise
+    except Exception as error:
+        trace = folder / "error.txt"
+        if _FULL_ERROR or HydraConfig.get().mode == RunMode.MULTIRUN or not trace.exists():
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"error: {what} (traceback in {trace})", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def _refuse_changes(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -73,15 +88,12 @@ def _refuse_changes(cfg: DictConfig, folder: Path, overrides: list[str]) -> None
             )
 
 
-def search_path(arguments: list[str]) -> list[str]:
-    """The arguments with the folder of `sweeps/` on Hydra's search path, whatever the working directory is."""
+def search_path(overrides: list[str]) -> list[str]:
+    """The overrides, with the folder of `sweeps/` on Hydra's search path, whatever the working directory is."""
     prefix = "hydra.searchpath="
-    given = [a[len(prefix) :].strip("[]") for a in arguments if a.startswith(prefix)]
-    rest = [a for a in arguments if not a.startswith(prefix)]
+    given = [o[len(prefix) :].strip("[]") for o in overrides if o.startswith(prefix)]
     places = [p for g in given for p in g.split(",") if p] + [f"'file://{share()}'"]
-    # beside the other overrides: Hydra's argument parser wants them together
-    first = next((i for i, a in enumerate(rest) if "=" in a and not a.startswith("-")), len(rest))
-    return [*rest[:first], f"{prefix}[{','.join(places)}]", *rest[first:]]
+    return [f"{prefix}[{','.join(places)}]", *(o for o in overrides if not o.startswith(prefix))]
 
 
 def register_plugins() -> None:
@@ -100,23 +112,27 @@ def main(argv: list[str] | None = None) -> int:
         print(usage.text())
         return 0
     register_plugins()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of being printed by Hydra
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
-        sys.argv = [sys.argv[0], *search_path([normalise(a) for a in arguments])]
+        overrides, flags, multirun = split(arguments)
+        check_sweep(overrides, multirun)
+        # overrides first, all together: Hydra's argument parser loses those that stand behind a flag
+        sys.argv = [sys.argv[0], *search_path([normalise(o) for o in overrides]), *flags]
         hydra.main(version_base="1.3", config_path=str(share() / "conf"), config_name="config")(task)()
-    except UserError as error:
-        return _complain(error)
-    except HydraException as error:
-        return _complain(explain(error))
-    except OmegaConfBaseException as error:
-        return _complain(UserError(" ".join(str(error).split())))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        return complain(error)
+    except Exception as error:
+        if _FULL_ERROR or not from_hydra(error):
+            raise
+        return complain(error)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _complain(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def complain(error: Exception, *, sweeps: bool = True) -> int:
+    """Print what the user got wrong as one line; returns the exit code. `sweeps`: whether the command can sweep."""
+    print(f"error: {explain(error, sweeps=sweeps)}", file=sys.stderr)
     return 2
 
 

@@ -30,7 +30,10 @@ repeats it. Tables: python -m bitnet.report FOLDER. Tokenise first, before a fan
   --config-dir   a folder of your own groups and sweeps, laid out like conf/
   --hydra-help   Hydra's own options
 
-Exit codes: 0 all ended well, 1 a run failed, 2 the input can't be used (one line says why), 130 interrupted and saved."""
+Flags and KEY=VALUE stand in any order. A path that holds a comma is quoted twice in a sweep: out="'a,b'".
+
+Exit codes: 0 all ended well, 1 a run failed (error.txt in its folder has the traceback), 2 the input can't be used (one
+line says why), 130 interrupted and saved."""
 
 
 def text() -> str:

@@ -1,5 +1,8 @@
 """Hydra's view of the project's launcher for one machine; the work is done in `bitnet.arms` and `bitnet.pool`."""
 
+# No `from __future__ import annotations` in this file: Hydra's scan executes plugins without entering them into
+# sys.modules, where a dataclass whose annotations are strings looks its own module up, and fails.
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

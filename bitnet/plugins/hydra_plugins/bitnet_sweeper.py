@@ -3,6 +3,9 @@
 Hydra accepts plugins only from the namespace package `hydra_plugins`; `bitnet.train` puts this folder's parent on the path.
 """
 
+# No `from __future__ import annotations` in this file: Hydra's scan executes plugins without entering them into
+# sys.modules, where a dataclass whose annotations are strings looks its own module up, and fails.
+
 from dataclasses import dataclass, field
 from typing import Any
 
