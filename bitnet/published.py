@@ -125,15 +125,17 @@ def match(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         arm_id, source, step, unique, loss; one row for each arm and step.
     """
-    keys = ["source", "arm", "hidden", "steps"]
-    studies = [(key[0], expected(*key), part) for key, part in rows().groupby(keys, sort=False)]
-    found = [pd.DataFrame({"arm_id": [], "source": [], "step": [], "unique": [], "loss": []})]
-    for run in runs.itertuples():
-        for source, values, part in studies:
-            if source in run.published and all(value_at(run.config, key) == value for key, value in values.items()):
-                found.append(part[["source", "step", "unique", "loss"]].assign(arm_id=run.arm_id))
-    frames = [frame for frame in found if len(frame)] or found
-    return pd.concat(frames, ignore_index=True).drop_duplicates(["arm_id", "step"])
+    keys, theirs = ["source", "arm", "hidden", "steps"], rows()
+    studies = [(key, expected(*key)) for key in theirs[keys].drop_duplicates().itertuples(index=False, name=None)]
+    answered = {
+        (run.arm_id, *key)
+        for run in runs.itertuples()
+        for key, values in studies
+        if key[0] in run.published and all(value_at(run.config, name) == value for name, value in values.items())
+    }
+    pairs = pd.DataFrame(sorted(answered), columns=["arm_id", *keys]).astype(theirs.dtypes[keys].to_dict())
+    found = pairs.merge(theirs, on=keys)
+    return found[["arm_id", "source", "step", "unique", "loss"]].drop_duplicates(["arm_id", "step"])
 
 
 def value_at(values: Any, key: str) -> Any:
