@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bitnet.boundary import boundary_step
 from bitnet.errors import UserError
 from bitnet.invalid import sentence
 
@@ -368,7 +369,7 @@ class RunConfig(Part):
         if isinstance(warmup, int):
             if warmup >= self.steps:
                 raise ValueError(f"lr.warmup_steps={warmup} is not shorter than the run (steps={self.steps})")
-            if isinstance(self.lr, TwoStageLinear | FaqLinear) and warmup > self.lr.boundary * self.steps:
+            if isinstance(self.lr, TwoStageLinear | FaqLinear) and warmup > boundary_step(self.lr.boundary, self.steps):
                 turn = f"lr.boundary={self.lr.boundary} of steps={self.steps}"
                 raise ValueError(f"lr.warmup_steps={warmup} ends after the boundary, {turn}")
         if (self.data.source == "synthetic") != (self.tokenizer.kind == "none"):

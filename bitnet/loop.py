@@ -215,7 +215,8 @@ def train(
             with timing.evaluation():
                 row = trainer.row(step, step * timing.tokens_per_step, loss, extra, norm)
             if not math.isfinite(row["heldout_loss"]):
-                metrics.append({c: v for c, v in row.items() if c in BEFORE_UPDATE})
+                known = {c: v for c, v in row.items() if c in BEFORE_UPDATE and v is not None and math.isfinite(v)}
+                metrics.append(known)
                 return Outcome("diverged", step, f"the held-out loss is not finite after the update of step {step}")
             metrics.append(row)
             progress.evaluated(step, row)

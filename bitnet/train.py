@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bitnet import usage
+from bitnet.config import load
 from bitnet.errors import UserError
-from bitnet.overrides import SESSION_KEYS, check_sweep, explain, from_hydra, key_of, normalise, split
+from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split
 from bitnet.paths import share
 
 # as the user set it: `main` sets it too, for Hydra to hand errors over instead of printing them
@@ -46,7 +47,7 @@ def _run(cfg: DictConfig) -> float | None:
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     if cfg.resume is not None:
         folder = Path(cfg.resume).expanduser().resolve()
-        _refuse_changes(cfg, folder, overrides)
+        _amend(cfg, folder, overrides)
         return _execute(folder)
     queued = arms.enqueue(cfg, overrides, HydraConfig.get())
     if queued.finished:
@@ -71,21 +72,30 @@ def _execute(folder: Path) -> float | None:
         raise SystemExit(1) from None
 
 
-def _refuse_changes(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """`resume` goes on with a frozen configuration: an override that asks for another value is an error."""
+def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Go on with a frozen configuration: where and how often to save may be typed anew, any other change is an error."""
     from bitnet.records import RunRecord
 
     record = RunRecord(folder)
-    frozen, made = record.config(), record.read().get("choices", {})
+    frozen, made = OmegaConf.create(record.config()), record.read().get("choices", {})
+    amended = False
     for key in map(key_of, overrides):
-        if key in SESSION_KEYS or key.startswith("hydra"):
+        if key == "resume" or key.startswith(("hydra", "launcher")):
             continue
+        if key in {"out", "overwrite"}:
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)} does not go with resume={folder}: a run goes on where it lies")
         asked = HydraConfig.get().runtime.choices.get(key, OmegaConf.select(cfg, key))
-        there = made.get(key, OmegaConf.select(OmegaConf.create(frozen), key))
-        if str(asked) != str(there):
+        there = made.get(key, OmegaConf.select(frozen, key))
+        if str(asked) == str(there):
+            continue
+        if key not in {"device", "checkpoint.every", "checkpoint.keep"}:
             raise UserError(
                 f"{key}={asked}: the run at resume={folder} was frozen with {there}; leave it out, or start another run"
             )
+        OmegaConf.update(frozen, key, asked)
+        amended = True
+    if amended:
+        record.write_config(load(OmegaConf.to_container(frozen)).model_dump(mode="json"))
 
 
 def search_path(overrides: list[str]) -> list[str]:

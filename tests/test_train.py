@@ -112,7 +112,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_at_its_step():
     folder = the_run(*TINY, "steps=200", "eval_every=1", "lr.peak=1e30", "clip=none", "optimizer=adamw")
     run = record(folder)
     assert run["status"] == "diverged" and str(run["step"]) in run["reason"]
-    assert int(rows(folder)[-1]["Step"]) < run["step"] < 200
+    last = rows(folder)[-1]
+    assert int(last["Step"]) <= run["step"] < 200
+    assert (last["Loss"], last["heldout_loss"], last["UniquePredictions"]) == ("4.1589", "", "")
     assert "nan" not in (folder / "metrics.csv").read_text().lower()
 
 
@@ -413,6 +415,36 @@ def test_resuming_with_a_changed_config_is_refused(stopped_run, capfd):
     assert "config.yaml was changed" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("typed", ["threads=7", "out=elsewhere", "overwrite=true", "wd=none"])
+def test_what_a_resumed_run_can_not_change_is_refused(stopped_run, typed, capfd):
+    with pytest.raises(SystemExit) as ended:
+        train.main([f"resume={stopped_run}", typed])
+    assert ended.value.code == 2 and typed.split("=")[0] in capfd.readouterr().err
+
+
+def test_where_a_resumed_run_computes_and_how_often_it_saves_can_change(stopped_run, capfd):
+    with pytest.raises(SystemExit):
+        train.main([f"resume={stopped_run}", "device=cuda:7"])
+    assert "device=cuda:7" in capfd.readouterr().err
+    assert train.main([f"resume={stopped_run}", "device=cpu", "checkpoint.every=100"]) == 0
+    assert yaml.safe_load((stopped_run / "config.yaml").read_text())["checkpoint"]["every"] == 100
+    assert [s["after_step"] > 0 for s in record(stopped_run)["sessions"]] == [False, True]
+
+
+def test_a_run_that_has_begun_keeps_its_tokens_and_its_paths(tmp_path, monkeypatch):
+    text_file(Path("text.txt"), 2000)
+    small = ["data=text", "data.paths=[text.txt]", "tokenizer.vocab_size=280", "model=tiny", "probe.heldout_sequences=4"]
+    small += ["threads=1", "steps=150", "eval_every=5", "checkpoint.every=10"]
+    interrupt_after(spawn(*small), 5, signal.SIGKILL)
+    (folder,) = run_folders()
+    Path("text.txt").write_text("another text altogether\n" * 500)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert train.main([f"resume={tmp_path / folder}"]) == 0
+    assert record(tmp_path / folder)["status"] == "done"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_resuming_with_other_data_is_refused(capfd, tmp_path):
     text = text_file(tmp_path / "text.txt", 2000)
     arguments = ["data=text", f"data.paths=[{text}]", "tokenizer.vocab_size=280", "model=tiny", "probe.heldout_sequences=4"]
@@ -420,6 +452,7 @@ def test_resuming_with_other_data_is_refused(capfd, tmp_path):
     interrupt_after(spawn(*arguments), 5, signal.SIGKILL)
     (folder,) = run_folders()
     text.write_text(text.read_text().replace("cat", "cow"))
+    shutil.rmtree("outputs/.data")  # the tokens that it began with are gone, so they have to be made again
     with pytest.raises(SystemExit) as ended:
         train.main([f"resume={folder}"])
     assert ended.value.code == 2
