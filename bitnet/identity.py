@@ -20,7 +20,8 @@ _NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint"
 def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:
     """What decides a run's result, as plain values."""
     values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
-    return values | {"results": RESULTS, "data": {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}}
+    tokens = {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}
+    return values | {"results": RESULTS, "data": tokens}
 
 
 def digest(identity_values: dict[str, Any], *, without_seed: bool = False) -> str:
