@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from bitnet.progress import clock, read_beat
 from bitnet.records import RunRecord, now
@@ -201,7 +202,7 @@ def _table(course: _Course, folders: Sequence[Path], most: int = 30) -> Table:
     return table
 
 
-def _cells(folder: Path, at_work: bool) -> list[str]:
+def _cells(folder: Path, at_work: bool) -> list[str | Text]:
     run = RunRecord(folder).read()
     beat = read_beat(folder) if at_work else {}
     final = run.get("final") or {}
@@ -209,7 +210,7 @@ def _cells(folder: Path, at_work: bool) -> list[str]:
     unique = beat.get("unique") if at_work else final.get("UniquePredictions")
     speed = beat.get("tokens_per_second") if at_work else (run.get("timing") or {}).get("tokens_per_second")
     return [
-        folder.name,
+        Text(folder.name),
         str(run.get("status", "missing")),
         f"{beat.get('step', run.get('step', 0))}/{run.get('steps', '?')}",
         "" if loss is None else f"{loss:.3f}",

@@ -27,7 +27,7 @@ FLOORS = [
     {"worker", "pool"},
     {"arms", "overrides", "usage", "train", "prepare", "plugins"},
 ]
-ANALYSIS = {"runs", "tables", "printed", "verification", "report"}
+ANALYSIS = {"runs", "tables", "printed", "verification", "report", "status"}
 GROUND = FLOORS[0]
 KNOWS_HYDRA = {"train", "arms", "overrides", "prepare", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device"}
