@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bitnet import pool
+from bitnet.compose import Composer
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
@@ -90,7 +91,8 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
     arms = [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, [], typed_keys) for fixed in product]
-    queued = _enqueue_all(loader, master, arms)
+    on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
+    queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     left = {"failed"} if config.launcher.retry == 0 else set()
     todo = [q for q in queued if not q.finished and RunRecord(q.folder).read().get("status") not in left]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
@@ -99,11 +101,10 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     return returned
 
 
-def _enqueue_all(loader: ConfigLoader, master: DictConfig, arms: list[Arm]) -> list[Queued]:
+def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[Queued]:
     """Compose and validate all arms, then freeze them; two that resolve to the same run are an error."""
-    composed = [loader.load_sweep_config(master, list(a.overrides)) for a in arms]
-    on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    configs = [typed(c) for c in composed]
+    composed = [composer.arm(a.overrides) for a in arms]
+    configs = [typed(config) for config, _ in composed]
     resolved = [
         resolve(config, readable_overrides(arm.overrides, seed=True), check_device=not on_cluster)
         for arm, config in zip(arms, configs, strict=True)
@@ -114,23 +115,22 @@ def _enqueue_all(loader: ConfigLoader, master: DictConfig, arms: list[Arm]) -> l
             names = [" ".join(r.overrides) or "defaults" for r in (seen[run.run_id], run)]
             raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
         seen[run.run_id] = run
-    made = provenance()
-    return [_freeze(run, arm, cfg, made) for run, arm, cfg in zip(resolved, arms, composed, strict=True)]
+    return [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
 
 
-def _freeze(run: Resolved, arm: Arm, composed: DictConfig, made: dict[str, Any]) -> Queued:
+def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
-    return freeze(run, label=label, arm=arm.name, choices=choices(composed), provenance=made)
+    return freeze(run, label=label, arm=arm.name, choices=options, provenance=provenance())
 
 
-def enqueue(composed: DictConfig, overrides: Sequence[str], hydra: DictConfig) -> Queued:
-    """Validate and freeze the one run that `composed` describes; `hydra` is Hydra's own part of it.
+def enqueue(composed: DictConfig, overrides: Sequence[str], options: dict[str, str]) -> Queued:
+    """Validate and freeze the one run that `composed` describes; `options` has what each group chose.
 
     Raises:
         UserError: before anything of the run is written.
     """
     run = resolve(typed(composed), readable_overrides(overrides, seed=True), check_device=True)
-    return _freeze(run, Arm(None, tuple(overrides)), OmegaConf.create({"hydra": hydra}), provenance())
+    return _freeze(run, Arm(None, tuple(overrides)), options)
 
 
 def launch_here(
@@ -140,7 +140,8 @@ def launch_here(
 
     Jobs of the project's sweeper name a frozen run each; those of another sweeper are frozen here first.
     """
-    folders = [_folder_of(loader, master, list(overrides)) for overrides in jobs]
+    composer = Composer(loader, master)
+    folders = [_folder_of(composer, overrides) for overrides in jobs]
     device = load(RunRecord(folders[0]).config()).device
     codes = pool.run_all(folders, pool.room(len(folders), device, at_once, per_gpu))
     returned = []
@@ -153,16 +154,12 @@ def launch_here(
     return returned
 
 
-def _folder_of(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Path:
-    composed = loader.load_sweep_config(master, overrides)
-    if composed.resume is not None:
-        return Path(composed.resume)
-    return enqueue(composed, overrides, composed.hydra).folder
-
-
-def choices(composed: DictConfig) -> dict[str, str]:
-    """Which option each group has, the project's own groups only."""
-    return {k: str(v) for k, v in composed.hydra.runtime.choices.items() if not k.startswith("hydra/") and v is not None}
+def _folder_of(composer: Composer, overrides: Sequence[str]) -> Path:
+    given = {o.key_or_group: o.value() for o in composer.parser.parse_overrides(list(overrides)) if o.key_or_group == "resume"}
+    if "resume" in given:
+        return Path(str(given["resume"]))
+    config, options = composer.arm(overrides)
+    return enqueue(config, overrides, options).folder
 
 
 def _summary(queued: list[Queued]) -> None:

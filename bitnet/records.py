@@ -6,6 +6,7 @@ The readers of these files are in `runs.py`; what the columns mean stands in `co
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from bitnet.columns import COLUMNS, format_value
 from bitnet.errors import UserError
 
 SCHEMA = 1
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is there: ten times as fast
 FINAL = ("done", "diverged")  # states with a result: not run again unless asked
 _LABEL_LENGTH = 100
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "transformers", "datasets", "tokenizers", "pandas")
@@ -84,8 +86,9 @@ def check_writable(out: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ run.json
+@functools.cache
 def provenance() -> dict[str, Any]:
-    """What made a run: versions, the code's commit, the command."""
+    """What made a run: versions, the code's commit, the command. Found out once a process, and before it forks."""
     versions = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
@@ -164,7 +167,7 @@ class RunRecord:
             UserError: when the folder holds none.
         """
         try:
-            values = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            values = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), _YamlLoader)
         except (OSError, ValueError, yaml.YAMLError):
             values = None
         if not isinstance(values, dict):

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bitnet import usage
+from bitnet.compose import choices
 from bitnet.config import load
 from bitnet.errors import UserError
 from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split
@@ -49,7 +50,7 @@ def _run(cfg: DictConfig) -> float | None:
         folder = Path(cfg.resume).expanduser().resolve()
         _amend(cfg, folder, overrides)
         return _execute(folder)
-    queued = arms.enqueue(cfg, overrides, HydraConfig.get())
+    queued = arms.enqueue(cfg, overrides, choices(HydraConfig.get()))
     if queued.finished:
         say(f"{queued.folder}: finished before; overwrite=true repeats it")
     return run.result(queued.folder) if queued.finished else _execute(queued.folder)

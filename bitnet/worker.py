@@ -97,8 +97,9 @@ def _spawn(job: dict[str, Any]) -> int:
 
 def serve() -> None:
     """Fork a process for each line of the input; report each end on the output."""
-    import bitnet.run  # noqa: F401  (imported here once, for all that are forked)
+    import bitnet.run
 
+    bitnet.run.provenance()  # imported and found out here once, for all that are forked
     start = _fork if sys.platform == "linux" else _spawn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the runs themselves
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

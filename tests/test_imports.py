@@ -25,11 +25,11 @@ FLOORS = [
     {"device", "freeze"},
     {"run"},
     {"worker", "pool"},
-    {"arms", "overrides", "usage", "train", "prepare", "plugins"},
+    {"arms", "compose", "overrides", "usage", "train", "prepare", "plugins"},
 ]
 ANALYSIS = {"runs", "tables", "printed", "verification", "report", "status"}
 GROUND = FLOORS[0]
-KNOWS_HYDRA = {"train", "arms", "overrides", "prepare", "plugins"}
+KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device"}
 
 

@@ -23,7 +23,8 @@ def run(top: Path, name: str, state: str, *, beat: float | None = None, log: str
     os.utime(record, (HOUR_AGO, HOUR_AGO))
     (folder / "log.txt").write_text(log)
     if beat is not None:
-        (folder / ".progress.json").write_text(json.dumps({"time": beat, "step": 42, "loss": 3.5, "tokens_per_second": 1000, "left": 90}))
+        values = {"time": beat, "step": 42, "loss": 3.5, "tokens_per_second": 1000, "left": 90}
+        (folder / ".progress.json").write_text(json.dumps(values))
     return folder
 
 
