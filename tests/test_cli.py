@@ -212,6 +212,9 @@ def test_hydra_says_nothing_of_its_own(capfd):
     assert code_of(train.main, "-m", *TINY, "seed=1,2") == 0
     printed = capfd.readouterr()
     assert printed.out == "" and "HYDRA" not in printed.err and "resume=" not in printed.err
+    logging.getLogger("hydra").warning("something to know")
+    printed = capfd.readouterr()
+    assert printed.out == "" and "something to know" in printed.err
 
 
 # ------------------------------------------------------------------------------------------------------ failures, interruptions
