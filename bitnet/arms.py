@@ -23,7 +23,7 @@ from bitnet.compose import Composer
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
-from bitnet.overrides import key_of, normalise, quoted, readable_overrides
+from bitnet.overrides import explain, key_of, normalise, quoted, readable_overrides
 from bitnet.records import FINAL, RunRecord, provenance
 from bitnet.run import result
 
@@ -48,7 +48,7 @@ def typed(composed: DictConfig) -> RunConfig:
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(" ".join(str(error).split())) from None
+        raise explain(error) from None
     return load(values)
 
 
