@@ -89,47 +89,43 @@ class ModelConfig(Part):
         return self
 
 
-class TwoStageLinear(Part):
+class LRPart(Part):
+    """What every schedule shares. `reference_hidden_size` scales the peak by sqrt(reference_hidden_size / hidden_size)."""
+
+    peak: Positive
+    warmup_steps: Warmup = "auto"
+    reference_hidden_size: Count | None = None
+
+
+class TwoStageLinear(LRPart):
     """The study's LR: warm-up from 0, linear to `mid_fraction` x peak at the boundary, then to `end_fraction` x peak at T."""
 
     kind: Literal["two_stage_linear"]
-    peak: Positive
-    warmup_steps: Warmup = "auto"
     boundary: OpenFraction = 0.5
     mid_fraction: Fraction = 2 / 3
     end_fraction: Fraction = 0.001
-    reference_hidden_size: Count | None = None
 
 
-class FaqLinear(Part):
-    """The FAQ's LR: a line from peak to `end` for each stage, the second from `second_peak`: it drops at the boundary."""
+class FaqLinear(LRPart):
+    """The FAQ's LR: a line to `end` for each stage, the second from `second_peak`, so that it drops at the boundary."""
 
     kind: Literal["faq"]
-    peak: Positive
     second_peak: Positive
     end: NonNegative
-    warmup_steps: Warmup = "auto"
     boundary: OpenFraction = 0.5
-    reference_hidden_size: Count | None = None
 
 
-class CosineLR(Part):
+class CosineLR(LRPart):
     """Warm-up, then half a cosine from peak to `end_fraction` x peak."""
 
     kind: Literal["cosine"]
-    peak: Positive
-    warmup_steps: Warmup = "auto"
     end_fraction: Fraction = 0.1
-    reference_hidden_size: Count | None = None
 
 
-class ConstantLR(Part):
+class ConstantLR(LRPart):
     """Warm-up, then the peak."""
 
     kind: Literal["constant"]
-    peak: Positive
-    warmup_steps: Warmup = "auto"
-    reference_hidden_size: Count | None = None
 
 
 LRConfig = Annotated[TwoStageLinear | FaqLinear | CosineLR | ConstantLR, Field(discriminator="kind")]
