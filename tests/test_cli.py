@@ -121,8 +121,8 @@ REFUSED = {
     ("data=text", "data.paths=a,b"): f"data.paths=a,b: {SWEEP_OR_LIST} data.paths=[a,b] for a list",
     ("optimizer.betas=0.9",): "optimizer.betas=0.9: input should be a list; write optimizer.betas=[A,B]",
     # interpolations
-    ("lr.peak=${nope}",): "Interpolation key 'nope' not found...",
-    ("lr.peak=${oc.env:NOPE}",): "KeyError raised while resolving interpolation...",
+    ("lr.peak=${nope}",): "lr.peak: Interpolation key 'nope' not found",
+    ("lr.peak=${oc.env:NOPE}",): "lr.peak: KeyError raised while resolving interpolation...",
     ("resume=${nope}",): "resume: Interpolation key 'nope' not found",
     ("hydra.run.dir=${nope}",): "hydra.run.dir: Interpolation key 'nope' not found",
 }
