@@ -75,7 +75,7 @@ def log_frequencies(config: RunConfig, prepared: data.Prepared) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ execution
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], str | None]]:
-    """Turn SIGINT and SIGTERM into a reason that the loop reads at its next step boundary.
+    """Turn SIGINT, SIGTERM and SIGUSR2 (a cluster's warning) into a reason that the loop reads at its next step boundary.
 
     A second one changes nothing; a third SIGINT interrupts at once, for a step that hangs.
     """
@@ -87,7 +87,8 @@ def stop_requests() -> Iterator[Callable[[], str | None]]:
             raise KeyboardInterrupt
         say(f"{received[0]}: saving at the next step")
 
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else [])]
+    previous = {s: signal.signal(s, note) for s in numbers}
     try:
         yield lambda: received[0] if received else None
     finally:

@@ -355,7 +355,7 @@ def test_killed_at_any_step_it_goes_on_with_the_same_bits(arm):
     assert results(folder) == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_asked_to_stop_it_saves_and_can_go_on(number):
     process = spawn(*LONG)
     said = interrupt_after(process, 5, number)
