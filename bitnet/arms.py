@@ -96,9 +96,19 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     left = {"failed"} if config.launcher.retry == 0 else set()
     todo = [q for q in queued if not q.finished and RunRecord(q.folder).read().get("status") not in left]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
-    returned = launcher.launch([[f"resume={quoted(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
+    try:
+        returned = launcher.launch([[f"resume={quoted(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
+    except KeyboardInterrupt:
+        begun = sum(RunRecord(q.folder).read().get("step", 0) > 0 for q in todo if not _is_final(q))
+        over = sum(map(_is_final, queued))
+        say(f"interrupted: {over} runs over, {begun} saved on their way, the rest not begun; the same command goes on")
+        raise
     _summary(queued)
     return returned
+
+
+def _is_final(run: Queued) -> bool:
+    return RunRecord(run.folder).read().get("status") in FINAL
 
 
 def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[Queued]:

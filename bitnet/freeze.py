@@ -6,6 +6,7 @@ What `run.execute` does later depends on the folder alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,12 +90,27 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
         pick_device(config.device)
     check_writable(Path(config.out))
     prepared = prepare(config)
-    check_data(config, prepared)
+    batches, _ = check_data(config, prepared)
+    _warn_of_the_end(config, batches.last_step)
     what = identity(config, prepared.sha256)
     run_id = digest(what)
     group = None if config.sweep is None else config.sweep.name
     folder = locate(Path(config.out), group, f"{readable(overrides)}-{run_id}")
     return Resolved(config, prepared, what, run_id, group, overrides, folder)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    say(message)
+
+
+def _warn_of_the_end(config: RunConfig, last_step: int | None) -> None:
+    """Say before any work that the data ends before the run does: its schedules, and stage 2, are laid out for `steps`."""
+    if last_step is not None and last_step < config.steps:
+        _warn_once(
+            f"note: a single pass over this data is {last_step:,} steps of {config.steps:,}; the run ends there, with its "
+            f"schedules laid out for all {config.steps:,}. steps={last_step} fits them to the data, stream=shuffled repeats it"
+        )
 
 
 def freeze(run: Resolved, *, label: str, arm: str | None, choices: dict[str, str], provenance: dict[str, Any]) -> Queued:

@@ -178,7 +178,9 @@ def _shown(course: _Course, folders: Sequence[Path]) -> Iterator[Any]:
             run = RunRecord(folder).read()
             final = run.get("final") or {}
             loss = f", held-out loss {final['heldout_loss']:.3f}" if "heldout_loss" in final else ""
-            line = f"[{len(told)}/{len(folders)}] {folder.name}: {run.get('status')} at step {run.get('step')}{loss}"
+            how = "stopped" if run.get("status") == "queued" else run.get("status")
+            why = f" ({run['reason']})" if run.get("status") == "done" and run.get("reason") else ""
+            line = f"[{len(told)}/{len(folders)}] {folder.name}: {how} at step {run.get('step')}{why}{loss}"
             print(line, file=sys.stderr, flush=True)
 
     yield tell
@@ -211,7 +213,7 @@ def _cells(folder: Path, at_work: bool) -> list[str | Text]:
     speed = beat.get("tokens_per_second") if at_work else (run.get("timing") or {}).get("tokens_per_second")
     return [
         Text(folder.name),
-        str(run.get("status", "missing")),
+        "stopped" if run.get("status") == "queued" and not at_work else str(run.get("status", "missing")),
         f"{beat.get('step', run.get('step', 0))}/{run.get('steps', '?')}",
         "" if loss is None else f"{loss:.3f}",
         "" if unique is None else f"{unique:.0f}",

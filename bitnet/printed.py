@@ -378,4 +378,4 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
         "folder": table["folder"].tolist(),
     }
     frame = pd.DataFrame(columns, index=pd.Index(who, name="arm"))
-    return Section("Runs that are not done", caption, [frame])
+    return Section("Runs that are not done, or ended early", caption, [frame])

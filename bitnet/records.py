@@ -66,11 +66,13 @@ def readable(overrides: Iterable[str]) -> str:
 def locate(out: Path, group: str | None, name: str) -> Path:
     """The folder of the run called `name` (`<readable>-<id>`): below `out`/<sweep>, or below the date for a run of no sweep.
 
-    A run of no sweep that an earlier day began is found again by its id, whatever its overrides were called then.
+    A run that was begun before, on an earlier day or with its overrides spelt otherwise, is found again by its id.
     """
-    if group is not None:
-        return out / readable([group]) / name
     run_id = name.rsplit("-", 1)[1]
+    if group is not None:
+        here = out / readable([group])
+        known = sorted(here.glob(f"*-{run_id}/run.json"))
+        return known[0].parent if known else here / name
     earlier = sorted(out.glob(f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}/run.json"))
     return earlier[-1].parent if earlier else out / datetime.now().strftime("%Y-%m-%d") / name
 

@@ -119,10 +119,10 @@ def table(found: list[Standing], top: Path, most: int) -> Table:
     counts = Counter(s.status for s in found)
     title = ", ".join(f"{counts[s]} {s}" for s in _ORDER if counts[s])
     drawn = Table(title=Text(f"{top}: {len(found)} runs: {title}"), title_justify="left")
-    drawn.add_column("run", overflow="fold", ratio=3)
+    drawn.add_column("run", overflow="ellipsis", no_wrap=True, ratio=3)
     drawn.add_column("status", no_wrap=True)
     drawn.add_column("step", justify="right", no_wrap=True)
-    drawn.add_column("", overflow="fold", ratio=2)
+    drawn.add_column("detail", overflow="fold", ratio=2)
     for s in found[:most]:
         step = "" if s.step is None else f"{s.step}/{s.steps}"
         name = s.folder.name if s.folder == top else str(s.folder.relative_to(top))
@@ -132,12 +132,20 @@ def table(found: list[Standing], top: Path, most: int) -> Table:
     return drawn
 
 
+def plain(found: list[Standing]) -> str:
+    """Every run on a line of its own, for pipes and files: status, step, folder, detail, separated by tabs."""
+    rows = ((s.status, "" if s.step is None else f"{s.step}/{s.steps}", str(s.folder), s.detail) for s in found)
+    return "\n".join("\t".join(row) for row in rows)
+
+
 def advice(found: list[Standing], top: Path) -> str:
     """What to type next."""
     counts = Counter(s.status for s in found)
     if counts["running"]:
         return f"look on: python -m bitnet.status {shlex.quote(str(top))} --watch"
     open_runs = [s for s in found if s.status in {"stalled", "failed", "queued"}]
+    if open_runs and all(s.status == "queued" for s in open_runs):
+        return "they wait for their sweep; where none is at work any more, launching it again goes on"
     if open_runs:
         one = shlex.quote(f"resume={open_runs[0].folder}")
         return f"go on: launch the same sweep again, or one of them: python -m bitnet.train {one}"
@@ -159,19 +167,22 @@ def main(argv: list[str] | None = None) -> int:
     most = sys.maxsize if arguments.all else 40
     console = Console()
 
-    def draw() -> tuple[Table, str]:
-        found = standings(arguments.dir, time.time())
-        return table(found, arguments.dir, most), advice(found, arguments.dir)
+    def draw() -> Table:
+        return table(standings(arguments.dir, time.time()), arguments.dir, most)
 
     try:
         if not arguments.watch:
-            for part in draw():
-                console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
+            found = standings(arguments.dir, time.time())
+            if console.is_terminal:
+                console.print(table(found, arguments.dir, most))
+            else:
+                print(plain(found))
+            print(advice(found, arguments.dir))
             return 0
-        with Live(draw()[0], console=console, auto_refresh=False) as live:
+        with Live(draw(), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(2)
-                live.update(draw()[0], refresh=True)
+                live.update(draw(), refresh=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -300,7 +300,7 @@ def learning(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_done(runs: pd.DataFrame, unreadable: pd.DataFrame) -> pd.DataFrame:
-    """Every run that is not done, every done run with something wrong in its records, and every unreadable folder.
+    """Every run that is not done, or ended early, or has something wrong in its records, and every unreadable folder.
 
     Returns:
         arm, seed, status, step, steps, reason, folder.
@@ -310,7 +310,8 @@ def not_done(runs: pd.DataFrame, unreadable: pd.DataFrame) -> pd.DataFrame:
     if not len(runs):
         return lost.reindex(columns=columns)
     named = runs.assign(arm=runs["arm_id"].map(arms(runs)["arm"]))
-    odd = named[(named["status"] != "done") | (named["note"] != "")]
+    # a done run has a reason when it ended before its last step
+    odd = named[(named["status"] != "done") | (named["note"] != "") | (named["reason"].fillna("") != "")]
     reasons = odd["reason"].fillna("").astype(str)
     both = reasons.where(odd["note"] == "", (reasons + "; " + odd["note"]).str.removeprefix("; "))
     odd = odd.assign(reason=both).sort_values(["status", "arm", "seed"], kind="stable")

@@ -7,6 +7,7 @@ line and exit code 2.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,8 +42,7 @@ def task(cfg: DictConfig) -> float | None:
 
 def _run(cfg: DictConfig) -> float | None:
     """The frozen run that `resume` names, or the one that `cfg` describes."""
-    from bitnet import arms, run
-    from bitnet.freeze import say
+    from bitnet import arms
 
     # as typed: an interpolation among them means a key of the run, and Hydra's own part has no such key
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
@@ -50,23 +50,30 @@ def _run(cfg: DictConfig) -> float | None:
         folder = Path(cfg.resume).expanduser().resolve()
         _amend(cfg, folder, overrides)
         return _execute(folder)
-    queued = arms.enqueue(cfg, overrides, choices(HydraConfig.get()))
-    if queued.finished:
-        say(f"{queued.folder}: finished before; overwrite=true repeats it")
-    return run.result(queued.folder) if queued.finished else _execute(queued.folder)
+    return _execute(arms.enqueue(cfg, overrides, choices(HydraConfig.get())).folder)
 
 
 def _execute(folder: Path) -> float | None:
     """`run.execute`; in a single run, a failure that is on record is one line and exit code 1."""
     from bitnet import run
+    from bitnet.freeze import say
+    from bitnet.records import FINAL, RunRecord
 
+    alone = HydraConfig.get().mode != RunMode.MULTIRUN
     try:
-        return run.execute(folder)
+        if alone and RunRecord(folder).read().get("status") in FINAL:
+            say(f"{folder}: finished before; overwrite=true, beside its own command, repeats it")
+            return run.result(folder)
+        objective = run.execute(folder)
+        if alone:
+            reason = RunRecord(folder).read().get("reason")
+            say(f"{folder}: {reason or 'done'}\ntables: python -m bitnet.report {shlex.quote(str(folder))}")
+        return objective
     except UserError:
         raise
     except Exception as error:
         trace = folder / "error.txt"
-        if _FULL_ERROR or HydraConfig.get().mode == RunMode.MULTIRUN or not trace.exists():
+        if _FULL_ERROR or not alone or not trace.exists():
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"error: {what} (traceback in {trace})", file=sys.stderr)

@@ -95,11 +95,21 @@ def _spawn(job: dict[str, Any]) -> int:
     return subprocess.Popen([sys.executable, "-m", "bitnet.worker", json.dumps(job)], stdin=subprocess.DEVNULL).pid
 
 
+def _warm_up() -> None:
+    """Import and find out once what every run needs. Nothing is computed, so that no thread of torch's has to be forked."""
+    import numpy.random  # noqa: F401
+    import torch
+
+    from bitnet import run
+
+    run.provenance()
+    # the first optimizer of a process imports a second's worth of modules
+    torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])
+
+
 def serve() -> None:
     """Fork a process for each line of the input; report each end on the output."""
-    import bitnet.run
-
-    bitnet.run.provenance()  # imported and found out here once, for all that are forked
+    _warm_up()
     start = _fork if sys.platform == "linux" else _spawn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the runs themselves
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -30,7 +30,7 @@ FLOORS = [
 ANALYSIS = {"runs", "tables", "printed", "verification", "report", "status"}
 GROUND = FLOORS[0]
 KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plugins"}
-KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device"}
+KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device", "worker"}
 
 
 def module_of(path: Path) -> str:

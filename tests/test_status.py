@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bitnet import status
 
@@ -72,11 +74,18 @@ def test_hidden_folders_are_not_runs(tmp_path):
     assert list(by_name(tmp_path)) == ["one"]
 
 
-def test_markup_in_a_name_stays_text(tmp_path, capsys):
+def test_markup_in_a_name_stays_text(tmp_path):
     run(tmp_path, "label=[red]x", "failed", reason="[bold]no[/bold]")
-    assert status.main([str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(status.table(status.standings(tmp_path, time.time()), tmp_path, 9))
+    shown = console.export_text()
     assert "[red]x" in shown and "[bold]no[/bold]" in shown
+
+
+def test_a_pipe_gets_a_line_for_each_run(tmp_path, capsys):
+    folder = run(tmp_path, "one", "failed", reason="broken")
+    assert status.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split("\t") == ["failed", "10/100", str(folder), "broken"]
 
 
 @pytest.mark.parametrize("argument", ["nowhere", "."])

@@ -101,8 +101,9 @@ def test_the_study_runs_its_first_update_at_the_full_peak_and_the_others_one_ste
     assert float(exact[0]["lr_applied"]) == pytest.approx(1.5e-4)
 
 
-def test_the_single_pass_ends_the_run_and_says_so():
+def test_the_single_pass_ends_the_run_and_says_so(capfd):
     folder = the_run(*SMALL, "model=tiny", "data.tokens=1300", "steps=50")
+    assert "a single pass over this data is 10 steps of 50" in capfd.readouterr().err
     assert record(folder)["status"] == "done" and record(folder)["step"] == 10
     assert "single pass" in record(folder)["reason"] and rows(folder)[-1]["Step"] == "10"
     assert rows(the_run(*SMALL, "model=tiny", "data.tokens=1300", "steps=50", "data.at_end=repeat"))[-1]["Step"] == "50"
