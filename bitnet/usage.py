@@ -23,7 +23,8 @@ _TAIL = """examples
 
 Runs lie in <out>/<sweep or date>/<overrides>-<id>/, one folder each: config.yaml, run.json, metrics.csv, checkpoints/.
 Interrupted (Ctrl-C saves), the same command goes on from the last checkpoint. A finished run is skipped; overwrite=true
-repeats it. Tables: python -m bitnet.report FOLDER. How runs stand: python -m bitnet.status. Tokenise first, before a fan-out: python -m bitnet.prepare.
+repeats it. Tables: python -m bitnet.report FOLDER. How runs stand: python -m bitnet.status. Tokenise once, before a
+fan-out: python -m bitnet.prepare.
 
   -m             every combination of the comma-separated values
   --cfg job      print the configuration that the command line gives, run nothing
