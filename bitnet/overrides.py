@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bitnet.config import knobs
@@ -194,7 +195,10 @@ def _no_key(error: ConfigKeyError | ConfigAttributeError) -> UserError:
     tag = next((t for t in ("kind", "source") if t in there), None)
     if tag is not None and name in knobs(prefix):
         return UserError(f"{error.full_key}: {prefix}.{tag}={part[tag]} has no such key")
-    return UserError(f"{error.full_key}: no such key{_nearest_key(prefix, name, there)}")
+    # the name of a knob without its part, as other tools have it
+    inside = [] if prefix else [str(k) for k in part if isinstance(part[k], DictConfig) and name in part[k]]
+    near = f"; did you mean '{inside[0]}.{name}'?" if inside else _nearest_key(prefix, name, there)
+    return UserError(f"{error.full_key}: no such key{near}")
 
 
 def _nothing_to_delete(key: str) -> UserError:

@@ -109,6 +109,8 @@ REFUSED = {
     ("optimizer.betas.x=1",): "the configuration can't be composed: invalid literal for int() with base 10: 'x'",
     # names of the chosen variant only, and never the name that was typed
     ("wd.peak=1",): "wd.peak: wd.kind=two_stage has no such key",
+    ("hidden_size=128",): "hidden_size: no such key; did you mean 'model.hidden_size'?",
+    ("vocab_size=500",): "vocab_size: no such key; did you mean 'data.vocab_size'?",
     ("wd.nope=1",): "wd.nope: no such key",
     ("wd.peek=1",): "wd.peek: no such key",
     ("+wd.peek=1",): "wd.peek=1: no such key",
