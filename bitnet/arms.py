@@ -52,12 +52,11 @@ def typed(composed: DictConfig) -> RunConfig:
     return load(values)
 
 
-def expand(sweep: SweepConfig | None, axes: Sequence[Sequence[str]], typed_keys: set[str]) -> list[Arm]:
+def expand(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:
     """Every arm of a sweep, seeds outermost, so that one whole comparison is there early.
 
     Args:
         sweep: the named sweep, if there is one: its arms x grid x seeds.
-        axes: for each further axis its overrides (`key=value`).
         typed_keys: keys that the command line sets; it beats the file, in arms, grid and seeds alike.
     """
     named: Mapping[str, str] = {} if sweep is None else sweep.arms
@@ -67,7 +66,7 @@ def expand(sweep: SweepConfig | None, axes: Sequence[Sequence[str]], typed_keys:
     ]
     grid = {} if sweep is None else {k: v for k, v in sweep.grid.items() if k not in typed_keys}
     seeds = [] if sweep is None or "seed" in typed_keys else sweep.seeds
-    lists = [[normalise(f"{k}={v}") for v in values] for k, values in grid.items()] + [list(axis) for axis in axes]
+    lists = [[normalise(f"{k}={v}") for v in values] for k, values in grid.items()]
     seed_overrides = [(f"seed={s}",) for s in seeds] or [()]
     return [
         Arm(name, (*arm, *rest, *seed))
@@ -90,7 +89,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
     (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
-    arms = [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, [], typed_keys) for fixed in product]
+    arms = [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     left = {"failed"} if config.launcher.retry == 0 else set()

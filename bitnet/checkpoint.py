@@ -6,8 +6,6 @@ any later change of its bytes shows, since the name no longer fits; `newest` the
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import re
@@ -19,6 +17,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from bitnet.files import sha256, sync_folder
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 _PARTIAL = ".partial"
@@ -39,21 +39,8 @@ class Checkpoint:
 
 
 def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the system can open folders."""
-    with contextlib.suppress(PermissionError, IsADirectoryError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """What stands in a checkpoint's name."""
+    return sha256(path)[:16]
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:

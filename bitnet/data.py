@@ -24,6 +24,7 @@ from tqdm import tqdm
 from bitnet.config import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.corpus import Corpus, Encode, Split, open_corpus, synthetic_tokens
 from bitnet.errors import UserError
+from bitnet.files import sha256, sync_folder
 from bitnet.tokenizer import end_mark_id, fingerprint, gpt2, train_bpe
 
 FORMAT = 1  # raise it whenever the same configuration would give other tokens: old folders are then left alone
@@ -138,7 +139,7 @@ def _build(
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)  # renamed away, unless something failed
     say(
@@ -149,7 +150,7 @@ def _build(
 
 def _contents(folder: Path, vocab_size: int, tallies: dict[Split, _Tally]) -> dict[str, Any]:
     """The measured part of the manifest: counts, hashes, versions."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
     return {
         "vocab_size": vocab_size,
         "dtype": _dtype(vocab_size).name,
@@ -174,7 +175,7 @@ def open_prepared(folder: Path, say: Callable[[str], None]) -> Prepared | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         for name, expected in manifest["files"].items():
-            if (folder / name).stat().st_size != expected["bytes"] or _sha256(folder / name) != expected["sha256"]:
+            if (folder / name).stat().st_size != expected["bytes"] or sha256(folder / name) != expected["sha256"]:
                 raise ValueError(f"{name} has changed")
         if manifest["sha256"] != _data_hash(manifest["vocab_size"], manifest["files"]):
             raise ValueError("manifest.json has changed")
@@ -307,22 +308,6 @@ def _write_durably(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         _flush(file)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

@@ -48,7 +48,6 @@ class Queued:
     """A run that is ready to be executed, or that is finished already."""
 
     folder: Path
-    run_id: str
     finished: bool
 
 
@@ -130,14 +129,14 @@ def freeze(run: Resolved, *, label: str, arm: str | None, choices: dict[str, str
                 known = {}
             if known.get("id") == run.run_id:
                 if known.get("status") in FINAL:
-                    return Queued(run.folder, run.run_id, True)
+                    return Queued(run.folder, True)
                 record.write_config(run.config.model_dump(mode="json"))
             else:
                 record.create(run.config.model_dump(mode="json"), _facts(run, label, arm, choices) | provenance)
     except Busy:
         if run.config.overwrite:
             raise
-    return Queued(run.folder, run.run_id, False)
+    return Queued(run.folder, False)
 
 
 def _facts(run: Resolved, label: str, arm: str | None, choices: dict[str, str]) -> dict[str, Any]:

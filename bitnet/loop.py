@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from bitnet.config import CheckpointConfig, ClipConfig, RegularizerConfig, Smoot
 from bitnet.data import Batches
 from bitnet.model import BitNet
 from bitnet.probe import Probe, Row
-from bitnet.progress import Progress
+from bitnet.progress import Progress, Timing
 from bitnet.records import MetricsFile, RunRecord
 from bitnet.schedules import Schedule
 
@@ -137,7 +137,7 @@ class LossWatch:
         """Note a step's loss; the first bad step, if one is known by now."""
         if self.direct:
             self.loss = float(loss)
-            return None if torch.isfinite(loss) else step
+            return None if math.isfinite(self.loss) else step
         first = torch.where((self.state[0] == 0) & ~torch.isfinite(loss), step, self.state[0])
         self.state = torch.stack([first, loss.double()])
         if step % _LOOK_EVERY:
@@ -166,16 +166,6 @@ class Outcome:
     status: Literal["done", "diverged", "queued"]
     step: int
     reason: str | None
-
-
-class Timing(Protocol):
-    """What the loop asks of a stopwatch."""
-
-    tokens_per_step: int
-
-    def evaluation(self) -> AbstractContextManager[None]: ...
-
-    def until(self, step: int) -> dict[str, float | int | None]: ...
 
 
 def train(

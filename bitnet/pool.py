@@ -22,7 +22,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet.progress import clock, read_beat
+from bitnet import heartbeat
+from bitnet.progress import clock
 from bitnet.records import RunRecord, now
 
 SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
@@ -206,7 +207,7 @@ def _table(course: _Course, folders: Sequence[Path], most: int = 30) -> Table:
 
 def _cells(folder: Path, at_work: bool) -> list[str | Text]:
     run = RunRecord(folder).read()
-    beat = read_beat(folder) if at_work else {}
+    beat = heartbeat.read(folder) if at_work else {}
     final = run.get("final") or {}
     loss = beat.get("loss") if at_work else final.get("Loss")
     unique = beat.get("unique") if at_work else final.get("UniquePredictions")

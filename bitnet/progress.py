@@ -1,18 +1,21 @@
-"""What a person sees while a run trains: a bar on a terminal, a plain line at each evaluation elsewhere; and its heartbeat."""
+"""What a person sees while a run trains: a bar on a terminal, a plain line at each evaluation elsewhere; its heartbeat, and
+the time that its parts take.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
-_BEAT = ".progress.json"
+from bitnet import heartbeat
+
 _BEAT_SECONDS = 1.0
 
 
@@ -39,7 +42,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.close()
-        (self.folder / _BEAT).unlink(missing_ok=True)
+        heartbeat.remove(self.folder)
 
     def step(self, step: int, loss: float | None) -> None:
         """One more step is done; `loss` is the newest one known, which may be some steps old."""
@@ -75,9 +78,7 @@ class Progress:
             "tokens_per_second": round(self._rate(step), 1),
             "left": round(self._left(step), 1),
         }
-        partial = self.folder / f"{_BEAT}.partial"
-        partial.write_text(json.dumps(beat), encoding="utf-8")
-        os.replace(partial, self.folder / _BEAT)
+        heartbeat.write(self.folder, beat)
         self.beaten = time.monotonic()
 
     def _rate(self, step: int) -> float:
@@ -87,12 +88,30 @@ class Progress:
         return (self.last - step) * self.tokens_per_step / max(self._rate(step), 1e-9)
 
 
-def read_beat(folder: Path) -> dict[str, Any]:
-    """The newest heartbeat of the run in `folder`: time, step, loss, unique, tokens_per_second, left; empty without one."""
-    try:
-        return json.loads((folder / _BEAT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+class Timing:
+    """Seconds spent on steps and on evaluations, and the speed, added up over a run's sessions."""
+
+    def __init__(self, before: dict[str, Any], start: int, tokens_per_step: int) -> None:
+        self.before, self.start, self.tokens_per_step = before, start, tokens_per_step
+        self.began, self.evaluating = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """What happens within counts as evaluation, not as training."""
+        began = time.monotonic()
+        yield
+        self.evaluating += time.monotonic() - began
+
+    def until(self, step: int) -> dict[str, float | int | None]:
+        """The `timing` of run.json after `step`."""
+        steps = self.before.get("steps_timed", 0) + step - self.start
+        seconds = self.before.get("train_seconds", 0.0) + time.monotonic() - self.began - self.evaluating
+        return {
+            "train_seconds": round(seconds, 3),
+            "eval_seconds": round(self.before.get("eval_seconds", 0.0) + self.evaluating, 3),
+            "steps_timed": steps,
+            "tokens_per_second": round(steps * self.tokens_per_step / seconds, 1) if seconds > 0 else None,
+        }
 
 
 def _short(name: str, most: int = 48) -> str:

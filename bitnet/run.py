@@ -6,11 +6,9 @@ import contextlib
 import os
 import platform
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from bitnet.identity import digest, identity
 from bitnet.loop import Outcome, Trainer, train
 from bitnet.model import BitNet, parameter_counts
 from bitnet.probe import Probe
-from bitnet.progress import Progress
+from bitnet.progress import Progress, Timing
 from bitnet.records import FINAL, RunRecord, now, provenance
 
 
@@ -202,32 +200,6 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         )
         _finish(record, config, outcome, timing)
         return stopped() is not None
-
-
-class Timing:
-    """Seconds spent on steps and on evaluations, and the speed, added up over a run's sessions."""
-
-    def __init__(self, before: dict[str, Any], start: int, tokens_per_step: int) -> None:
-        self.before, self.start, self.tokens_per_step = before, start, tokens_per_step
-        self.began, self.evaluating = time.monotonic(), 0.0
-
-    @contextlib.contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """What happens within counts as evaluation, not as training."""
-        began = time.monotonic()
-        yield
-        self.evaluating += time.monotonic() - began
-
-    def until(self, step: int) -> dict[str, float | int | None]:
-        """The `timing` of run.json after `step`."""
-        steps = self.before.get("steps_timed", 0) + step - self.start
-        seconds = self.before.get("train_seconds", 0.0) + time.monotonic() - self.began - self.evaluating
-        return {
-            "train_seconds": round(seconds, 3),
-            "eval_seconds": round(self.before.get("eval_seconds", 0.0) + self.evaluating, 3),
-            "steps_timed": steps,
-            "tokens_per_second": round(steps * self.tokens_per_step / seconds, 1) if seconds > 0 else None,
-        }
 
 
 def _finish(record: RunRecord, config: RunConfig, outcome: Outcome, timing: Timing) -> None:

@@ -19,10 +19,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bitnet import heartbeat
 from bitnet.errors import UserError
 
 _STALLED_SECONDS = 60.0  # a run beats once a second, but an evaluation or a save in between may take long
-_BEAT = ".progress.json"
 _ORDER = ("running", "stalled", "failed", "diverged", "queued", "done", "unreadable")
 _STYLES = {"running": "green", "stalled": "yellow", "failed": "red", "diverged": "magenta", "done": "dim", "unreadable": "red"}
 
@@ -82,7 +82,7 @@ def _standing(folder: Path, now: float) -> Standing:
         return Standing(folder, "unreadable", None, None, "run.json can't be read")
     step, detail = run.get("step"), run.get("reason") or ""
     if status == "running":
-        beat = _read(folder / _BEAT)
+        beat = heartbeat.read(folder)
         fresh = max(beat.get("time", 0.0), (folder / "run.json").stat().st_mtime)
         step = beat.get("step", step)
         if now - fresh > _STALLED_SECONDS:

@@ -1,0 +1,32 @@
+"""A running run's sign of life, for whoever looks on from another process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_NAME = ".progress.json"
+
+
+def write(folder: Path, values: Mapping[str, Any]) -> None:
+    """Replace the heartbeat of the run in `folder`."""
+    partial = folder / f"{_NAME}.partial"
+    partial.write_text(json.dumps(values), encoding="utf-8")
+    os.replace(partial, folder / _NAME)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The newest heartbeat: time, step, loss, unique, tokens_per_second, left; empty without one."""
+    try:
+        value = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def remove(folder: Path) -> None:
+    """The run in `folder` is no longer at work."""
+    (folder / _NAME).unlink(missing_ok=True)
