@@ -76,6 +76,20 @@ def expand(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:
     ]
 
 
+def arms_of(loader: ConfigLoader, named: SweepConfig | None, params: Mapping[str, str], arguments: list[str]) -> list[Arm]:
+    """Every arm of a multirun: what the command line asks for times what the named sweep does.
+
+    Args:
+        params: Hydra's `sweeper.params`; axes like those of the command line.
+        arguments: overrides of the command line, sweeps among them.
+    """
+    written = [normalise(f"{k}={v}") for k, v in params.items()] + [normalise(a) for a in arguments]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
+    (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
+    return [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
+
+
 def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]) -> Any:
     """Carry out a multirun: the body of the project's Hydra sweeper.
 
@@ -84,12 +98,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
         SystemExit: with code 1, at the end, when a run failed.
     """
     config = typed(master)
-    named = config.sweep
-    written = [normalise(f"{k}={v}") for k, v in params.items()] + [normalise(a) for a in arguments]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
-    (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
-    arms = [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
+    arms = arms_of(loader, config.sweep, params, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     left = {"failed"} if config.launcher.retry == 0 else set()

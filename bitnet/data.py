@@ -61,10 +61,7 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, say: Callable[[str]
     Raises:
         UserError: the source, the tokenizer or the cache folder can't be used.
     """
-    corpus = None if isinstance(data, SyntheticData) else open_corpus(data)
-    identity = _identity(data, tokenizer, corpus)
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(data.cache).expanduser() / f"{_readable(data, tokenizer, corpus)}-{key}"
+    corpus, identity, folder = _place(data, tokenizer)
     if (found := open_prepared(folder, say)) is not None:
         return found
     with _only_builder(folder, say):
@@ -74,6 +71,23 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, say: Callable[[str]
     if found is None:
         raise UserError(f"data.cache={data.cache}: what was just written there reads back differently; check the disk")
     return found
+
+
+def find(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | None:
+    """The token files of a source and a tokenizer where they are there and sound; makes none.
+
+    Raises:
+        UserError: the source or the tokenizer can't be used.
+    """
+    return open_prepared(_place(data, tokenizer)[2], lambda _: None)
+
+
+def _place(data: DataConfig, tokenizer: TokenizerConfig) -> tuple[Corpus | None, dict[str, Any], Path]:
+    """The corpus, what determines its tokens, and the folder that is named after that."""
+    corpus = None if isinstance(data, SyntheticData) else open_corpus(data)
+    identity = _identity(data, tokenizer, corpus)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return corpus, identity, Path(data.cache).expanduser() / f"{_readable(data, tokenizer, corpus)}-{key}"
 
 
 def _identity(data: DataConfig, tokenizer: TokenizerConfig, corpus: Corpus | None) -> dict[str, Any]:
