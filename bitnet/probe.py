@@ -18,7 +18,7 @@ from bitnet.metrics import Predictions, distinct, mean_magnitude
 from bitnet.model import PARTS, BitNet, part_of
 
 _CONTEXT_STREAM = 101  # keeps this generator's numbers apart from every other use of the seed
-_CHUNK_LOGITS = 1 << 24  # logits held at a time: 64 MB in fp32
+CHUNK_LOGITS = 1 << 24  # logits held at a time: 64 MB in fp32
 
 Row = dict[str, float | int | None]
 
@@ -93,7 +93,7 @@ class Probe:
     def _predictions(self, windows_BT: Tensor) -> dict[str, float]:
         length = windows_BT.shape[1] - 1
         gathered = Predictions(self.vocab_size, self.device)
-        for chunk_BT in windows_BT.split(max(1, _CHUNK_LOGITS // (length * self.vocab_size))):
+        for chunk_BT in windows_BT.split(max(1, CHUNK_LOGITS // (length * self.vocab_size))):
             with self.autocast():
                 logits_BTV = self.model(chunk_BT[:, :-1])
             gathered.add(logits_BTV.flatten(0, 1), chunk_BT[:, 1:].flatten())
