@@ -27,7 +27,9 @@ from bitnet.columns import COLUMNS, format_value
 from bitnet.errors import UserError
 
 SCHEMA = 1
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is there: ten times as fast
+# libyaml where it is there: ten times as fast
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_YamlDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 FINAL = ("done", "diverged")  # states with a result: not run again unless asked
 _LABEL_LENGTH = 100
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "transformers", "datasets", "tokenizers", "pandas")
@@ -38,15 +40,21 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content as a whole: a reader, or a crash, sees the old or the new."""
+def write_atomically(path: Path, text: str, *, lasting: bool = True) -> None:
+    """Replace a file's content as a whole: a reader, or a crash of a process, sees the old or the new.
+
+    Args:
+        lasting: whether it has to be on the disk on return, so that a power cut can't take it back. That takes
+            milliseconds, and is not needed for what launching the same command again finds out anew.
+    """
     # not mkstemp: what it makes only its owner may read
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -140,9 +148,10 @@ class RunRecord:
         return value if isinstance(value, dict) else {}
 
     def update(self, **facts: Any) -> dict[str, Any]:
-        """Set keys of `run.json`, keeping the others."""
+        """Set keys of `run.json`, keeping the others; how a run ended is on the disk on return."""
         record = self.read() | facts
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
+        ended = record.get("status") not in {"queued", "running"}
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting=ended)
         return record
 
     def create(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -153,7 +162,8 @@ class RunRecord:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Freeze the configuration."""
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        text = yaml.dump(dict(config), Dumper=_YamlDumper, sort_keys=False)
+        write_atomically(self.folder / "config.yaml", text, lasting=False)
 
     def clear(self) -> None:
         """Remove a run's results."""

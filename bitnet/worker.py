@@ -8,6 +8,7 @@ When the controller dies, the input ends: no new run starts, those that run go o
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -96,7 +97,12 @@ def _spawn(job: dict[str, Any]) -> int:
 
 
 def _warm_up() -> None:
-    """Import and find out once what every run needs. Nothing is computed, so that no thread of torch's has to be forked."""
+    """Import and find out once what every run needs. Nothing is computed, so that no thread of torch's has to be forked.
+
+    What is there by then is kept from the garbage collector for good: it would find nothing, and each look of a forked
+    process at all of these objects would copy the memory that they share.
+    """
+    gc.disable()
     import numpy.random  # noqa: F401
     import torch
 
@@ -105,6 +111,8 @@ def _warm_up() -> None:
     run.provenance()
     # the first optimizer of a process imports a second's worth of modules
     torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])
+    gc.freeze()
+    gc.enable()
 
 
 def serve() -> None:
