@@ -24,13 +24,13 @@ FLOORS = [
     {"loop"},
     {"device", "freeze"},
     {"run"},
-    {"worker", "pool"},
-    {"arms", "compose", "overrides", "usage", "train", "prepare", "plugins"},
+    {"worker", "pool", "cost"},
+    {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
 ]
 ANALYSIS = {"runs", "tables", "printed", "verification", "report", "status"}
 GROUND = FLOORS[0] | FLOORS[1]
-KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plugins"}
-KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device", "worker"}
+KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "plugins"}
+KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device", "worker", "cost"}
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,378 @@
+"""What will become of the runs that a command asks for: what each is, costs and leaves, and what would stop it.
+
+Starts nothing and writes nothing: data that is not prepared stays so, and what depends on it is None.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bitnet import cost, data, pool
+from bitnet.boundary import boundary_step
+from bitnet.config import BPETokenizer, GPT2Tokenizer, HubData, RunConfig, SyntheticData
+from bitnet.device import pick_device
+from bitnet.errors import UserError
+from bitnet.freeze import check_data
+from bitnet.identity import digest, identity
+from bitnet.overrides import key_of, readable_overrides
+from bitnet.records import FINAL, RunRecord, locate, readable
+
+_GPT2_VOCABULARY = 50_257
+_TYPICAL = ("steps", "batch_size", "seq_len", "seed", "eval_every", "precision")  # keys that are shown, typed or not
+# What n seeds of an arm allow: no t-test of one or two, and with five the smallest p-value of a sign-flip test is 1/16.
+_ALLOWED = {1: "an anecdote", 2: "a direction", 3: "an interval, with a warning"}
+_ENOUGH_SEEDS = 6
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One run as it is asked for: its configuration, what was typed for it, the option of each group, its arm's name.
+
+    `folder`: where a frozen run lies that is to go on.
+    """
+
+    config: RunConfig
+    overrides: tuple[str, ...] = ()
+    choices: dict[str, str] = field(default_factory=dict)
+    arm: str | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An `error` would stop or fail a run, or the sweep; a `note` is worth knowing before. `arms`: numbers from 1; none: all."""
+
+    kind: Literal["error", "note"]
+    text: str
+    arms: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One run: None is what can't be known before its data is prepared, or was not measured.
+
+    `steps`: at which step it ends, of `asked_steps`; `done`: from which checkpoint it goes on; `tokens`: up to its end;
+    `seconds`: from now on, alone on the machine; `memory`: bytes on its device; `disk`: bytes when it is over.
+    """
+
+    run_id: str | None
+    arm: str | None
+    settings: dict[str, str]
+    state: str
+    finished: bool
+    parameters: int
+    memory: int
+    steps: int | None
+    asked_steps: int
+    done: int
+    tokens: int | None
+    seconds: float | None
+    disk: int
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are carried out: `at_once` None is a cluster's affair, `threads` None torch's default."""
+
+    device: str
+    at_once: int | None
+    threads: int | None
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+@dataclass(frozen=True)
+class Tokens:
+    """A run's data. What is not `prepared` is stood in for: the vocabulary as the configuration has it, at most, and no tokens;
+    those of a synthetic source are `counted` beforehand.
+    """
+
+    data: data.Prepared
+    prepared: bool
+    counted: bool
+
+
+def tokens_of(config: RunConfig) -> Tokens:
+    """The data of a run, looked for and not made.
+
+    Raises:
+        UserError: the source or the tokenizer can't be used.
+    """
+    if (found := data.find(config.data, config.tokenizer)) is not None:
+        return Tokens(found, True, True)
+    lengths = (0, 0)
+    if isinstance(config.data, SyntheticData):
+        vocab_size, lengths = config.data.vocab_size, (config.data.tokens, config.data.heldout_tokens)
+    else:
+        vocab_size = config.tokenizer.vocab_size if isinstance(config.tokenizer, BPETokenizer) else _GPT2_VOCABULARY
+    train, heldout = (np.broadcast_to(np.uint16(0), n) for n in lengths)  # no memory, whatever the length
+    stand_in = data.Prepared(Path(config.data.cache), vocab_size, train, heldout, "", 0.0, {})
+    return Tokens(stand_in, False, lengths[0] > 0)
+
+
+def _source(config: RunConfig) -> str:
+    """What decides the tokens, as far as the configuration goes."""
+    return config.data.model_dump_json() + config.tokenizer.model_dump_json()
+
+
+def _unprepared(config: RunConfig, tokens: Tokens) -> str:
+    """What it means that the data is not there yet."""
+    unknown = "run ids and earlier results"
+    guessed = ""
+    if not tokens.counted:
+        unknown = "run ids, earlier results and the length of the data"
+        guessed = f"; reckoned with a vocabulary of {tokens.data.vocab_size:,} and the steps as asked for"
+    online = isinstance(config.data, HubData) or (isinstance(config.tokenizer, GPT2Tokenizer) and config.tokenizer.path is None)
+    hub = ", from the Hugging Face hub or its cache" if online else ""
+    make = f"python -m bitnet.prepare with the same data= and tokenizer=, or the first run, makes it{hub}"
+    return f"data={config.data.source} is not prepared: {unknown} are unknown{guessed}. {make}"
+
+
+def _last_step(config: RunConfig, prepared: data.Prepared, flags: list[Flag], number: int) -> int | None:
+    """The last step that the data allows; None when it can't be carried out at all."""
+    try:
+        batches, _ = check_data(config, prepared)
+    except UserError as error:
+        flags.append(Flag("error", str(error), (number,)))
+        return None
+    last = batches.last_step
+    if last is None or last >= config.steps:
+        return config.steps
+    boundaries = {boundary_step(b, config.steps) for p in (config.lr, config.wd) if (b := getattr(p, "boundary", None))}
+    missed = [b for b in sorted(boundaries) if last < b]
+    never = f", before stage 2 begins at step {missed[0]:,}" if missed else ""
+    remedy = f"steps={last} fits the schedules to the data, stream=shuffled repeats it"
+    text = f"a single pass over the data ends at step {last:,} of {config.steps:,}{never}; {remedy}"
+    flags.append(Flag("note", text, (number,)))
+    return last
+
+
+# ------------------------------------------------------------------------------------------------------------ one run
+def settings(asked: Sequence[Asked]) -> list[dict[str, str]]:
+    """For each run what a person would type to get it: its groups' options, the usual keys, and every key typed for any."""
+    typed = [key_of(o) for a in asked for o in readable_overrides(a.overrides, seed=False)]
+    groups = {k for a in asked for k in a.choices}
+    keys = [*_TYPICAL, *dict.fromkeys(k for k in typed if k not in groups and k not in _TYPICAL)]
+    rows = []
+    for a in asked:
+        values = a.config.model_dump(mode="json")
+        options = {k: v for k, v in a.choices.items() if k not in {"sweeps", "launcher"}}
+        rows.append(options | {k: _value(values, k) for k in keys})
+    return rows
+
+
+def _value(values: Any, key: str) -> str:
+    """The value of a dotted key as text; empty where this run's variant of the part has none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return "" if values is None else str(values)
+
+
+def _standing(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
+    """How the run stands on disk, in words; whether it is over; the step of its newest checkpoint."""
+    record = {} if config.overwrite else RunRecord(folder).read()
+    status = record.get("status")
+    if status is None:
+        return "new", False, 0
+    if status in FINAL:
+        return status, True, 0
+    saved = max((int(p.name[5:13]) for p in (folder / "checkpoints").glob("step-[0-9]*.safetensors")), default=0)
+    if status == "failed" and config.launcher.retry == 0:
+        return "failed, left", True, 0
+    return f"{status}, goes on after step {saved:,}" if saved else f"{status}, from the start", False, saved
+
+
+def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, number: int) -> tuple[Forecast, list[Flag]]:
+    """The forecast of a run, without its time, and what is to be said of its data."""
+    config, flags = asked.config, []
+    if not tokens.prepared:
+        flags.append(Flag("note", _unprepared(config, tokens)))
+    steps = config.steps if config.data.at_end == "repeat" else None
+    if tokens.counted:
+        steps = _last_step(config, tokens.data, flags, number)
+    run_id = digest(_identity(config, tokens)) if tokens.prepared else None
+    folder = asked.folder
+    if folder is None and run_id is not None:
+        group = None if config.sweep is None else config.sweep.name
+        folder = locate(Path(config.out), group, f"{readable(readable_overrides(asked.overrides, seed=True))}-{run_id}")
+    state, finished, done = ("unknown", False, 0) if folder is None else _standing(config, folder)
+    if config.overwrite and folder is not None and RunRecord(folder).read().get("status") in FINAL:
+        flags.append(Flag("note", "overwrite=true: results that are there are discarded", (number,)))
+    size = cost.footprint(config, tokens.data.vocab_size)
+    ends = config.steps if steps is None else steps
+    forecast = Forecast(
+        run_id=run_id,
+        arm=asked.arm,
+        settings=shown,
+        state=state,
+        finished=finished,
+        parameters=size.parameters,
+        memory=size.memory,
+        steps=steps,
+        asked_steps=config.steps,
+        done=done,
+        tokens=None if steps is None else steps * config.batch_size * config.seq_len,
+        seconds=0.0 if finished else None,
+        disk=cost.disk_bytes(size.checkpoint, config.checkpoint, ends, config.eval_every),
+        checkpoint=size.checkpoint,
+    )
+    return forecast, flags
+
+
+def _identity(config: RunConfig, tokens: Tokens) -> dict[str, Any]:
+    """What tells a run from others; data that is not prepared goes by its configuration."""
+    return identity(config, tokens.data.sha256 if tokens.prepared else _source(config))
+
+
+# ------------------------------------------------------------------------------------------------------------ all runs
+def forecast_all(
+    asked: Sequence[Asked], place: Place, *, measuring: bool, say: Callable[[str], None]
+) -> tuple[list[Forecast], list[Flag]]:
+    """Every run, with its time where that is measured, and what is to be said of them, errors first.
+
+    Raises:
+        UserError: when a source or a tokenizer can't be used.
+    """
+    sources = {_source(a.config): a.config for a in asked}  # arms share their data: looked at once
+    found = {source: tokens_of(config) for source, config in sources.items()}
+    tokens = [found[_source(a.config)] for a in asked]
+    drawn = [_one(a, s, t, n) for n, (a, s, t) in enumerate(zip(asked, settings(asked), tokens, strict=True), 1)]
+    runs = [run for run, _ in drawn]
+    identities = [_identity(a.config, t) for a, t in zip(asked, tokens, strict=True)]
+    flags = [flag for _, of_run in drawn for flag in of_run]
+    flags += [*_same(identities), *_few_seeds(asked[0].config, identities), *_places(asked[0].config, runs, place)]
+    machine = _machine(runs, place)
+    if measuring and not any(f.kind == "error" for f in machine):
+        seconds = _seconds(asked, runs, [t.data.vocab_size for t in tokens], place, say)
+        runs = [replace(r, seconds=s) for r, s in zip(runs, seconds, strict=True)]
+    return runs, _merged(flags + machine)
+
+
+def _merged(flags: Iterable[Flag]) -> list[Flag]:
+    """Each text once, with the arms that it holds for; errors first."""
+    arms: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for flag in flags:
+        arms[flag.kind, flag.text].extend(flag.arms)
+    merged = [Flag(kind, text, tuple(sorted(set(numbers)))) for (kind, text), numbers in arms.items()]
+    return sorted(merged, key=lambda f: f.kind != "error")
+
+
+def _same(identities: Sequence[dict[str, Any]]) -> list[Flag]:
+    """Arms that resolve to the same run, which a launch refuses."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, what in enumerate(identities, 1):
+        numbers[digest(what)].append(number)
+    text = "these arms resolve to the same run; leave all but one out"
+    return [Flag("error", f"arms {', '.join(map(str, n))}: {text}") for n in numbers.values() if len(n) > 1]
+
+
+def _few_seeds(config: RunConfig, identities: Sequence[dict[str, Any]]) -> list[Flag]:
+    """What the seeds of a sweep with declared claims allow to conclude, where that is less than a p-value under 0.05."""
+    claims = getattr(config.sweep, "claims", None)
+    arms_with = Counter(Counter(digest(i, without_seed=True) for i in identities).values())
+    few = sorted(n for n in arms_with if n < _ENOUGH_SEEDS)
+    if not claims or not few:
+        return []
+    allowed = [f"n={n} ({_counted(arms_with[n], 'arm')}) allows {_ALLOWED[min(n, 3)]}" for n in few]
+    text = f"seeds for {_counted(len(claims), 'declared claim')}: {'; '.join(allowed)}; a p-value under 0.05 needs"
+    return [Flag("note", f"{text} n={_ENOUGH_SEEDS} or more")]
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    return path if path.exists() else _existing(path.parent)
+
+
+def unwritable(path: Path) -> str | None:
+    """Why nothing can be written below `path`, looked at without writing; None when it can."""
+    there = _existing(path)
+    if not there.is_dir():
+        return f"{there} is a file"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"no permission to write in {there}"
+
+
+def _places(config: RunConfig, runs: Sequence[Forecast], place: Place) -> list[Flag]:
+    """Whether the folders can be written, and hold what the runs leave."""
+    flags, out, cache = [], Path(config.out), Path(config.data.cache)
+    if any(r.run_id is None for r in runs) and (why := unwritable(cache)) is not None:
+        flags.append(Flag("error", f"data.cache={cache}: can't be written ({why}); name another folder"))
+    if (why := unwritable(out)) is not None:
+        return [*flags, Flag("error", f"out={out}: can't be written ({why}); name another folder with out=FOLDER")]
+    needed, free = disk_needed(runs, place), shutil.disk_usage(_existing(out)).free
+    if needed > free:
+        least = "checkpoint.keep=1 takes less, out=FOLDER goes elsewhere"
+        flags.append(Flag("error", f"out={out}: {amount(needed)} are needed and {amount(free)} free; {least}"))
+    return flags
+
+
+def disk_needed(runs: Iterable[Forecast], place: Place) -> int:
+    """Bytes that the runs that are not over leave, and one more checkpoint for each that is at work."""
+    todo = [r for r in runs if not r.finished]
+    saving = heapq.nlargest(place.at_once or len(todo), (r.checkpoint for r in todo))
+    return sum(r.disk for r in todo) + sum(saving)
+
+
+def _machine(runs: Sequence[Forecast], place: Place) -> list[Flag]:
+    """Whether the device is there, and whether the largest runs that may be at work together fit into what is free now."""
+    if place.at_once is None:
+        return []
+    try:
+        device = pick_device(place.device)
+    except UserError as error:
+        return [Flag("error", str(error))]
+    free = cost.available_memory(device)
+    apart = max(1, len(pool.gpus())) if device.type == "cuda" else 1  # GPUs that hold runs apart from each other
+    needed = heapq.nlargest(-(-place.at_once // apart), (r.memory for r in runs if not r.finished))
+    if free is None or sum(needed) <= free:
+        return []
+    kind = "error" if needed[0] > free else "note"
+    remedy = "a smaller model or batch_size" + ("" if len(needed) == 1 else ", or launcher.jobs=1")
+    what = f"{_counted(len(needed), 'run')} at once on {device.type} may need {amount(sum(needed))} of memory"
+    return [Flag(kind, f"{what}, {amount(free)} are free; try {remedy}")]
+
+
+def amount(size: float) -> str:
+    """Bytes in the unit that suits them, decimal."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+def _seconds(
+    asked: Sequence[Asked], runs: Sequence[Forecast], vocabularies: Sequence[int], place: Place, say: Callable[[str], None]
+) -> list[float]:
+    """Seconds of each run from now on, from one measurement for each shape."""
+    device = pick_device(place.device)
+    shapes = [(cost.shape_of(a.config), v) for a, v in zip(asked, vocabularies, strict=True)]
+    todo = {shape: a.config for shape, a, run in zip(shapes, asked, runs, strict=True) if not run.finished}
+    speeds = {}
+    for n, (shape, config) in enumerate(todo.items(), 1):
+        say(f"measuring {n} of {len(todo)}: a few steps and an evaluation")
+        speeds[shape] = cost.measure(config, shape[1], device, config.threads or place.threads)
+    return [
+        0.0 if run.finished else speeds[shape].seconds(run.done, run.steps or a.config.steps, a.config.eval_every)
+        for shape, run, a in zip(shapes, runs, asked, strict=True)
+    ]
+
+
+def makespan(seconds: Iterable[float], at_once: int) -> float:
+    """Seconds until the last run ends, each started in its turn as soon as a place is free."""
+    places = [0.0] * at_once
+    for s in seconds:
+        heapq.heapreplace(places, places[0] + s)
+    return max(places)
