@@ -10,25 +10,13 @@ import math
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from bitnet.boundary import boundary_step
+from bitnet.claims import AnyClaim
 from bitnet.errors import UserError
 from bitnet.invalid import sentence
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not a truth value")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
-OpenFraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
+from bitnet.parts import Count, Fraction, NonNegative, OpenFraction, Part, Positive, Seed, no_bool
 
 
 def _auto_or_whole(value: Any) -> Any:
@@ -41,15 +29,8 @@ def _auto_or_whole(value: Any) -> Any:
 # Frozen into a run's folder, a path has to mean the same from every working directory.
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 Warmup = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_whole)]
-Seed = Annotated[Whole, Field(lt=2**32)]
 
 STUDY_WARMUP_STEPS = 375  # the study and the FAQ of "The Era of 1-bit LLMs" alike
-
-
-class Part(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
 
 # ---------------------------------------------------------------------------------------------------- model and maths
@@ -165,7 +146,7 @@ class ClipConfig(Part):
 class SmoothingConfig(Part):
     """Label smoothing. `study`: the target gets 1 - eps, every other token eps/V; `standard`: the target gets eps/V more."""
 
-    epsilon: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+    epsilon: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
     form: Literal["study", "standard"] = "study"
 
 
@@ -318,7 +299,9 @@ LauncherConfig = Annotated[LocalLauncher | SerialLauncher, Field(discriminator="
 
 
 class SweepConfig(Part):
-    """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, and the published rows it answers to."""
+    """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
+    what it claims (`claims.py`), by name.
+    """
 
     name: str
     question: str
@@ -327,6 +310,7 @@ class SweepConfig(Part):
     arms: dict[str, str] = {}
     grid: dict[str, list[str | int | float | bool]] = {}
     seeds: list[Seed] = []
+    claims: dict[str, AnyClaim] = {}
 
 
 class RunConfig(Part):
@@ -337,7 +321,7 @@ class RunConfig(Part):
     seq_len: Count
     seed: Seed
     eval_every: Count
-    schedule_lag: Annotated[Literal[0, 1], BeforeValidator(_no_bool)]
+    schedule_lag: Annotated[Literal[0, 1], BeforeValidator(no_bool)]
     precision: Literal["fp32", "bf16"]
     device: str
     threads: Count | None

@@ -24,10 +24,11 @@ FLOORS = [
     {"loop"},
     {"device", "freeze"},
     {"run"},
+    {"server"},
     {"worker", "pool", "cost"},
     {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
 ]
-ANALYSIS = {"runs", "tables", "printed", "verification", "report", "status"}
+ANALYSIS = {"runs", "experiments", "tables", "printed", "verification", "report", "status"}
 GROUND = FLOORS[0] | FLOORS[1]
 KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device", "worker", "cost"}

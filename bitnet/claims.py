@@ -1,0 +1,136 @@
+"""What a sweep claims, declared in its file before it runs: data that `verdicts.py` judges, never code.
+
+Every claim but a correlation comes down to one number for each seed, whose mean is judged. `at` and `since` name an
+evaluation: a step, a fraction of the run (0.5), `boundary` (the first evaluation of stage 2), or `end`; with a fraction or a
+name the same claim holds for a sweep that is shortened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from bitnet.columns import COLUMNS
+from bitnet.errors import nearest
+from bitnet.parts import Number, Part, Positive, no_bool
+
+# Numbers of a whole run, beside the columns of its evaluations; `collapse.py` computes them.
+RUN_FACTS: dict[str, str] = {
+    "onset_step": "first evaluation that is collapsed; empty for a run that never is",
+    "collapsed_share": "share of the evaluations after warm-up that are collapsed",
+    "duration_steps": "steps from onset to recovery, or to the end of the run",
+    "depth": "how far the held-out loss stands above the corpus's unigram entropy at its worst after warm-up, nats; 0 when below",
+    "recovery_step": "first evaluation from which on none is collapsed; empty where there is none",
+    "collapsed_at_end": "1 when the last evaluation is collapsed, else 0",
+    "diverged": "1 when the loss was not finite, else 0",
+}
+
+
+def _one_of(known: Iterable[str]) -> Callable[[str], str]:
+    names = list(known)
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"no such column or number of a run{nearest(name, names)}")
+        return name
+
+    return check
+
+
+def _moment(value: Any) -> Any:
+    fits = (
+        value in ("end", "boundary")
+        if isinstance(value, str)
+        else not isinstance(value, bool) and (0 < value < 1 or (value >= 1 and value % 1 == 0))
+    )
+    if not fits:
+        raise ValueError("a step from 1 on, a fraction of the run between 0 and 1, boundary, or end is needed")
+    return value
+
+
+Column = Annotated[str, AfterValidator(_one_of(COLUMNS))]
+Metric = Annotated[str, AfterValidator(_one_of([*COLUMNS, *RUN_FACTS]))]
+Moment = Annotated[int | float | Literal["end", "boundary"], BeforeValidator(_moment)]
+# An arm by its name in the sweep file, or runs by what they chose: {optimizer: adamw, wd: paper}. Where that leaves several
+# runs of a seed, their mean counts: a main effect, when both sides leave the same ones.
+Selector = str | dict[str, str | int | float | bool]
+Rank = Annotated[float, BeforeValidator(no_bool), Field(gt=-1, lt=1)]
+
+
+class Claim(Part):
+    """What every claim has.
+
+    `says`: the claim in one sentence, as its author would put it. `published`: the figure it goes back to, as text or number.
+    `explained_by`: other claims of the sweep; where this one holds and they hold too, its observation is real and its
+    explanation is not: "explained otherwise".
+    """
+
+    says: str
+    published: str | float | None = None
+    explained_by: list[str] = []
+
+
+class Numeric(Claim):
+    """A claim about one number a seed; `margin` is the smallest effect that matters, in the number's own unit."""
+
+    metric: Metric
+    at: Moment = "end"
+    margin: Positive
+
+
+class Contrast(Numeric):
+    """`arm` less `against`, paired by seed: `lower`, `higher`, or `equal` (within the margin)."""
+
+    kind: Literal["contrast"]
+    arm: Selector
+    against: Selector
+    expected: Literal["lower", "higher", "equal"]
+
+
+class Interaction(Numeric):
+    """(`arm` less `against`) less (`other_arm` less `other_against`): whether one factor's effect depends on another's."""
+
+    kind: Literal["interaction"]
+    arm: Selector
+    against: Selector
+    other_arm: Selector
+    other_against: Selector
+    expected: Literal["lower", "higher", "equal"]
+
+
+class Bound(Numeric):
+    """The metric of one arm against a number: `at_most`, `at_least`, or `equal` (within the margin)."""
+
+    kind: Literal["bound"]
+    arm: Selector
+    expected: Literal["at_most", "at_least", "equal"]
+    bound: Number
+
+
+class Change(Numeric):
+    """The metric at `at` less that at `since`, within each run of an arm; `relative`: as a share of the latter."""
+
+    kind: Literal["change"]
+    arm: Selector
+    since: Moment
+    relative: bool = False
+    expected: Literal["lower", "higher", "equal"]
+
+
+class Correlation(Claim):
+    """Spearman's rank correlation of two columns over the evaluations of all runs that `arm` selects ({}: of all).
+
+    `expected` holds beyond `bound`: `higher` than it, or `lower`. Its interval resamples runs, not evaluations.
+    """
+
+    kind: Literal["correlation"]
+    metric: Column
+    other: Column
+    arm: Selector = {}
+    expected: Literal["lower", "higher"]
+    bound: Rank
+
+
+AnyClaim = Annotated[Contrast | Interaction | Bound | Change | Correlation, Field(discriminator="kind")]

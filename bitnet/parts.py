@@ -1,0 +1,30 @@
+"""What every part of the configuration is built from: the strict base class, and numbers with their bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def no_bool(value: Any) -> Any:
+    """Refuse a truth value where a number is needed: YAML's `yes` is not 1."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not a truth value")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(no_bool), Field(gt=0)]
+Whole = Annotated[int, BeforeValidator(no_bool), Field(ge=0)]
+Number = Annotated[float, BeforeValidator(no_bool), Field(allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(no_bool), Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, BeforeValidator(no_bool), Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
+OpenFraction = Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=1)]
+Seed = Annotated[Whole, Field(lt=2**32)]
+
+
+class Part(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
