@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch import Tensor
 from bitnet.files import sha256, sync_folder
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
-_PARTIAL = ".partial"
+_ASIDE = ".saving"  # a folder, since the safetensors library writes to a temporary file of its own beside the one it is told
+_OS_ERROR = re.compile(r"(?:os error |Os \{ code: )(\d+)")
 _DAMAGED = ".damaged"
 
 
@@ -51,24 +53,39 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
     Raises:
         OSError: when it can't be written; the earlier checkpoints then stand as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"step-{step:08d}{_PARTIAL}"
+    aside = folder / _ASIDE
+    _remove(aside)
+    aside.mkdir(parents=True)
+    partial = aside / "checkpoint"
     try:
         flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(flat, partial, metadata={"facts": json.dumps(facts | {"step": step}, sort_keys=True)})
+        partial.chmod(aside.stat().st_mode & 0o666)  # what others may read, the umask says; the writer leaves it to the owner
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         path = folder / f"step-{step:08d}-{_hash(partial)}.safetensors"
         partial.replace(path)
     except SafetensorError as error:  # its writer's word for a full disk, among others
-        raise OSError(f"{partial}: {error}") from error
+        raise _as_os_error(error, folder) from error
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(aside)
     sync_folder(folder)
     for old in _by_age(folder)[keep:]:
         if old != path:
             old.unlink(missing_ok=True)
     return path
+
+
+def _as_os_error(error: SafetensorError, folder: Path) -> OSError:
+    """What the operating system said, out of the writer's own words."""
+    code = _OS_ERROR.search(str(error))
+    return OSError(f"{folder}: {error}") if code is None else OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
+
+
+def _remove(aside: Path) -> None:
+    """Remove the folder of a save, and what one that was cut short left in it."""
+    if aside.exists():
+        shutil.rmtree(aside)
 
 
 def _by_age(folder: Path) -> list[Path]:
@@ -77,13 +94,15 @@ def _by_age(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose content is what its name says, or None.
+    """The newest checkpoint whose content is what its name says, or None. For the one process that works on the run.
 
-    Each damaged one is reported through `say` and renamed to `<name>.damaged`, to be looked into.
+    Each damaged one is reported through `say` and renamed to `<name>.damaged`, to be looked into. What a process that was
+    killed while it saved left half-written is removed.
 
     Raises:
-        OSError: when a damaged one can't be renamed.
+        OSError: when a damaged one can't be renamed, or a half-written one removed.
     """
+    _remove(folder / _ASIDE)
     paths = _by_age(folder)
     for path in paths:
         checkpoint = read(path)

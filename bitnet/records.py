@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,8 +168,8 @@ class RunRecord:
 
     def clear(self) -> None:
         """Remove a run's results."""
-        for path in self.checkpoints.glob("*"):
-            path.unlink()
+        if self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
         for name in ("metrics.csv", "run.json", "error.txt", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 

@@ -7,6 +7,9 @@ import io
 import os
 import pickle
 import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,11 +213,11 @@ def test_a_disk_that_fills_up_is_an_os_error(tmp_path, two):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match="File too large") as raised:
             save(tmp_path, 30, {"w": torch.zeros(100_000)}, {"id": "a"}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert names(tmp_path) == before
+    assert names(tmp_path) == before and raised.value.errno == errno.EFBIG
 
 
 # ------------------------------------------------------------------------------------------------------------- retention
@@ -250,3 +253,29 @@ def test_saving_a_step_again_replaces_a_damaged_file(tmp_path, two, said):
     two[1].write_bytes(b"")
     assert save(tmp_path, 20, tensors(2), {"id": "a"}, keep=5) == two[1]
     assert newest(tmp_path, said.append).path == two[1] and said == []
+
+
+# ------------------------------------------------------------------------------------------------------- killed in a save
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from bitnet import checkpoint
+checkpoint._hash = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save(Path(sys.argv[1]), 30, {"w": torch.zeros(1000)}, {"id": "a"}, keep=1)
+"""
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next_start_and_by_the_next_save(tmp_path, two, said):
+    before = names(tmp_path)
+    for clear in (lambda: newest(tmp_path, said.append), lambda: save(tmp_path, 20, tensors(2), {"id": "a"}, keep=5)):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(checkpoint.__file__).parents[1])
+        assert done.returncode == -signal.SIGKILL and len(names(tmp_path)) == 3
+        clear()
+        assert names(tmp_path) == before and said == []
+    assert newest(tmp_path, said.append).path == two[1]
+
+
+def test_a_checkpoint_is_as_readable_as_any_new_file(tmp_path, two):
+    (tmp_path / "plain").touch()
+    assert two[0].stat().st_mode == (tmp_path / "plain").stat().st_mode

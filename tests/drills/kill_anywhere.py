@@ -2,83 +2,76 @@
 
     python tests/drills/kill_anywhere.py [kills]
 
-Three configurations share the kills. Each run is started, killed (SIGKILL) after a random time, started again, and so on
-until it is done; moments during a save, an evaluation or start-up are hit as they come. `metrics.csv` and the last
-checkpoint (weights, optimizer, generators; its name carries the hash of its content) must equal those of a run that nobody
-disturbed. Prints a line for each configuration; exits with 1 where anything differs.
+Three configurations share the kills (50). Each run is started, killed (SIGKILL), started again, and so on until it is done.
+Every second kill comes after a random time, and hits start-up, training or an evaluation as it may; every other one comes
+while the partial file of a checkpoint exists, in the middle of a save. Rows of `metrics.csv`, weights, optimizer memory,
+probe, regulariser and generators must equal those of a run that nobody disturbed, and no partial file may be left.
+Prints a line for each configuration; exits with 1 where anything differs. Ten minutes on two cores.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-SMALL = ["data=synthetic", "data.tokens=400000", "data.heldout_tokens=2000", "probe.heldout_sequences=4"]
-SMALL += ["model=tiny", "threads=1", "steps=1500", "eval_every=7", "checkpoint.every=5"]
+from common import SMALL, STATEFUL, Drill, complete, differences, ended, partials, start, the_run, wait_until
+
+EVAL_EVERY = 7
+LENGTH = ["steps=900", f"eval_every={EVAL_EVERY}", "checkpoint.every=5"]
 CONFIGURATIONS = {
     "study": [],
-    "stateful": ["optimizer=adamw", "regularizer=coverage", "stream=shuffled", "probe.redraw=true"],
+    "stateful": STATEFUL,
     "faq, tied": ["recipe=faq", "layout=2b4t", "batch_size=2", "seq_len=64"],
 }
+MOST = 8  # kills of one run; then it may end
 
 
-def start(out: Path, arguments: list[str]) -> subprocess.Popen:
-    root = Path(__file__).resolve().parents[2]
-    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "bitnet.train", *SMALL, *arguments, f"out={out}"]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-
-def left_behind(out: Path) -> tuple[str, str]:
-    (record,) = out.glob("*/*/run.json")
-    assert json.loads(record.read_text())["status"] == "done"
-    saved = sorted(p.name for p in (record.parent / "checkpoints").iterdir())
-    return (record.parent / "metrics.csv").read_text(), saved[-1]
-
-
-def disturbed(out: Path, arguments: list[str], kills: int, longest: float, luck: random.Random) -> int:
-    """Kill the run up to `kills` times, then let it end; returns how often it was really killed at work."""
-    killed = 0
-    for _ in range(kills):
-        process = start(out, arguments)
+def killed_at_random(arguments: list[str], longest: float, luck: random.Random) -> bool:
+    """Start, kill after a random time; whether it was still at work."""
+    with ended(start(*arguments)) as process:
         deadline = time.monotonic() + luck.uniform(1.0, longest)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        if process.poll() is not None:
-            break
+        wait_until(lambda: time.monotonic() >= deadline, process)
+        alive = process.poll() is None
         process.kill()
-        process.wait()
-        killed += 1
-    assert start(out, arguments).wait() == 0
-    return killed
+    return alive
+
+
+def killed_in_a_save(arguments: list[str], out: Path, luck: random.Random) -> bool:
+    """Start, kill while a partial checkpoint exists; whether it is really there afterwards."""
+    with ended(start(*arguments)) as process:
+        wait_until(lambda: not partials(out), process)  # what an earlier kill left is removed at the start
+        for _ in range(luck.randrange(1, 40)):
+            wait_until(lambda: not partials(out), process)
+            wait_until(lambda: partials(out), process)
+        process.kill()
+    return bool(partials(out))
 
 
 def main(kills: int) -> int:
-    luck = random.Random(0)
-    different = 0
-    for name, arguments in CONFIGURATIONS.items():
+    luck, drill = random.Random(0), Drill()
+    share = -(-kills // len(CONFIGURATIONS))
+    for name, options in CONFIGURATIONS.items():
         with tempfile.TemporaryDirectory() as folder:
+            arguments = [*SMALL, *LENGTH, *options]
             began = time.monotonic()
-            assert start(Path(folder) / "calm", arguments).wait() == 0
+            complete(*arguments, f"out={folder}/calm")
             whole = time.monotonic() - began
-            killed, rounds = 0, 0
-            calm = left_behind(Path(folder) / "calm")
-            while killed < kills / len(CONFIGURATIONS):
+            calm, faults, counts, rounds = the_run(Path(folder) / "calm"), [], [0, 0], 0
+            while sum(counts) < share:
                 out = Path(folder) / f"disturbed-{rounds}"
-                wanted = min(8, -(-kills // len(CONFIGURATIONS)) - killed)
-                killed += disturbed(out, arguments, wanted, whole * 0.6, luck)
+                for turn in range(min(MOST, share - sum(counts))):
+                    here = [*arguments, f"out={out}"]
+                    hit = killed_in_a_save(here, out, luck) if turn % 2 else killed_at_random(here, whole * 0.4, luck)
+                    counts[turn % 2] += hit
+                complete(*arguments, f"out={out}")
+                faults += differences(the_run(out), calm, EVAL_EVERY)
                 rounds += 1
-                same = left_behind(out) == calm
-                different += not same
-            verdict = "DIFFERENT" if different else "the same bits"
-            print(f"{name}: {killed} kills over {rounds} runs of {whole:.0f} s each: {verdict}", flush=True)
-    return 1 if different else 0
+            what = f"{name}: {counts[0]} kills at random, {counts[1]} in a save, {rounds} runs of {whole:.0f} s"
+            drill.say(f"{what}; rows, weights, optimizer, generators as undisturbed", faults)
+    return drill.exit_code
 
 
 if __name__ == "__main__":
