@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 from tabulate import tabulate
@@ -18,7 +18,7 @@ from bitnet import published as study
 from bitnet import verification as plan
 
 MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
-FORMATS = {"plain": "simple", "md": "pipe", "latex": "latex_booktabs"}
+FORMATS = {"plain": "simple", "md": "pipe", "markdown": "pipe", "latex": "latex_booktabs"}
 PRINTED_STEPS = 12
 _PADDING = 2  # tabulate keeps this much free beside a heading, and between columns
 _FIRST_COLUMN, _NARROW_FIRST, _HEAD, _NARROW_HEAD, _CELL = 34, 20, 24, 8, 34  # widest text before it wraps
@@ -31,11 +31,15 @@ _COUNTS = "n: runs behind the mean; +d: diverged runs of the arm; +u: unfinished
 
 @dataclass(frozen=True)
 class Section:
-    """One printed table, or several with the same caption; the index of a frame is its first column."""
+    """One printed table, or several with the same caption; the index of a frame is its first column.
+
+    A section of level 1 opens those of level 2 that follow it.
+    """
 
     title: str
     caption: str
-    frames: list[pd.DataFrame]
+    frames: list[pd.DataFrame] = field(default_factory=list)
+    level: int = 2
 
 
 # -------------------------------------------------------------------------------------------------------------- layout
@@ -48,7 +52,7 @@ def render(section: Section, style: str, width: int | None) -> str:
     """
     if style != "plain":
         width = None
-    parts = [_title(section.title, style), _caption(section.caption, style, width)]
+    parts = [_title(section, style, width), _caption(section.caption, style, width)]
     for frame in (frame for frame in section.frames if len(frame)):
         for block in _fitting(_wrapped(frame, width), width):
             head = [block.index.name, *block.columns]
@@ -58,8 +62,14 @@ def render(section: Section, style: str, width: int | None) -> str:
     return "\n".join(parts)
 
 
-def _title(title: str, style: str) -> str:
-    return {"plain": f"{title}\n{'=' * len(title)}", "md": f"## {title}\n", "latex": f"% {title}"}[style]
+def _title(section: Section, style: str, width: int | None) -> str:
+    title = " ".join(section.title.split())  # a line break would end the comment that it is in LaTeX
+    if style == "latex":
+        return f"% {title}"
+    if style != "plain":
+        return f"{'#' * section.level} {title}\n"
+    lines = wrap(title, width or len(title))
+    return f"{lines}\n{'#='[section.level - 1] * _widest([lines])}"
 
 
 def _caption(caption: str, style: str, width: int | None) -> str:
@@ -173,6 +183,22 @@ def _beside(published: pd.Series, runs: pd.DataFrame) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
+def contents(experiments: dict[str, int]) -> Section:
+    """The experiments that follow and how many runs each has, where there are several."""
+    caption = "Each has its own tables, since arms of different experiments were not meant to be compared. To compare some, "
+    caption += "name their folders. The verification plan and the runs that are not done come last, over all of them."
+    frame = pd.DataFrame({"runs": [number(n, 0) for n in experiments.values()]}, index=pd.Index(experiments, name="experiment"))
+    return Section(f"{len(experiments)} experiments", caption, [frame], level=1)
+
+
+def opening(experiment: str, runs: int, shared: list[str]) -> Section:
+    """The heading of an experiment; `shared` as of `bitnet.tables.shared_overrides`."""
+    caption = f"Runs: {number(runs, 0)}."
+    if shared:
+        caption += f" Given to all arms, and left out of their names: {' '.join(shared)}"
+    return Section(experiment, caption, level=1)
+
+
 def tokens(table: pd.DataFrame, arms: pd.DataFrame, runs: pd.DataFrame) -> Section:
     """Rows steps, a column an arm with the published figure in brackets; arms of the same length stand together."""
     frames = []

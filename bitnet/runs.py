@@ -6,15 +6,17 @@ that is absent or torn leaves a note, and a value that is not there is NaN. Noth
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -44,6 +46,18 @@ class Records:
     runs: pd.DataFrame
     metrics: pd.DataFrame
     unreadable: pd.DataFrame
+
+    def of(self, ids: Sequence[str]) -> Records:
+        """The records of these runs alone."""
+        where = self._rows_of
+        rows = [where[run] for run in ids if run in where]
+        metrics = self.metrics.iloc[np.concatenate(rows)] if rows else self.metrics.iloc[:0]
+        return Records(self.runs.loc[list(ids)], metrics, self.unreadable.iloc[:0])
+
+    @functools.cached_property
+    def _rows_of(self) -> dict[str, np.ndarray]:
+        """Where the metrics of each run stand: hundreds of experiments would search 400,000 rows each."""
+        return self.metrics.groupby("run", sort=False).indices
 
 
 class _Unreadable(Exception):
@@ -120,6 +134,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "published": tuple(record.get("published") or ()),
         "overrides": tuple(record.get("overrides") or ()),
         "choices": dict(record.get("choices") or {}),
+        "command": str(record.get("command") or ""),
         "config": config,
         "data": _data_name(record, config),
     }
@@ -196,6 +211,7 @@ def _merge_same_runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
             | {
                 "sweeps": tuple(dict.fromkeys(r["sweep"] for r in same if r["sweep"] is not None)),
                 "published": tuple(dict.fromkeys(p for r in same for p in r["published"])),
+                "places": tuple((r["folder"], r["sweep"]) for r in same),
                 "also_in": tuple(r["folder"] for r in same if r is not best),
             }
         )
@@ -205,17 +221,18 @@ def _merge_same_runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------------- metrics
 def _read_metrics(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The evaluations of all runs; what was wrong with a file goes into `runs["note"]`."""
-    frames, notes = [], []
+    frames, positions, notes = [], [], []
     for position, folder in enumerate(runs.get("folder", ())):
         frame, note = read_metrics(Path(folder) / "metrics.csv", columns)
         notes.append(note)
         if len(frame):
-            frames.append(frame.assign(run=position))
+            frames.append(frame)
+            positions.append(position)
     if not frames:
         metrics = _nothing(columns).assign(run=pd.Series(dtype="object"))
     else:
         metrics = pd.concat(frames, ignore_index=True).replace([math.inf, -math.inf], math.nan)
-        metrics["run"] = runs.index.to_numpy(dtype="object")[metrics["run"]]
+        metrics["run"] = np.repeat(runs.index.to_numpy(dtype="object")[positions], [len(frame) for frame in frames])
     if len(runs):
         runs["note"] = notes
     return metrics

@@ -95,7 +95,7 @@ def test_the_last_evaluation_before_the_boundary_is_always_printed(tmp_path, cap
 
 
 def test_every_table_is_written_as_csv_and_parquet(sweep, tmp_path, capsys):
-    printed(capsys, sweep, "--out", tmp_path / "elsewhere")
+    printed(capsys, sweep, "--tables", tmp_path / "elsewhere")
     names = ["baseline", "boundary", "learning", "not_done", "parameters", "tokens_by_step", "verification"]
     assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == sorted(
         f"{name}.{suffix}" for name in names for suffix in ("csv", "parquet")
@@ -108,9 +108,30 @@ def test_the_tables_folder_is_not_mistaken_for_a_run(sweep, capsys):
     assert printed(capsys, sweep) == printed(capsys, sweep)
 
 
-@pytest.mark.parametrize(("style", "sign"), [("md", "| step"), ("latex", r"\begin{tabular}")])
+@pytest.mark.parametrize(("style", "sign"), [("md", "| step"), ("markdown", "| step"), ("latex", r"\begin{tabular}")])
 def test_other_formats(sweep, capsys, style, sign):
     assert sign in printed(capsys, sweep, "--format", style)
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "sign"),
+    [("a.md", [], "## Before"), ("a.tex", [], "% Before"), ("a.txt", [], "Before"), ("a.txt", ["--format", "md"], "## Before")],
+)
+def test_a_file_gets_what_would_be_printed(sweep, tmp_path, capsys, name, style, sign):
+    file = tmp_path / "new" / name
+    assert printed(capsys, sweep, "--out", file, *style) == ""
+    assert line(file.read_text(encoding="utf-8"), sign)
+
+
+def test_a_command_in_latex_stays_a_comment(tmp_path, capsys):
+    for arm in ("wd=paper", "wd=wd005"):
+        make_run(tmp_path, arm=arm, sweep=None, command="python -m bitnet.train -m 'x=a\n\\input{b}'")
+    assert not any(x.startswith("\\input") for x in printed(capsys, tmp_path, "--format", "latex").splitlines())
+
+
+def test_a_folder_is_no_file_to_write(sweep, tmp_path, capsys):
+    assert main([str(sweep), "--out", str(tmp_path)]) == 2
+    assert f"give --tables {tmp_path}" in capsys.readouterr().err
 
 
 def test_the_verification_plan_is_printed_with_its_remark(tmp_path, capsys):
@@ -145,7 +166,7 @@ def test_a_folder_without_runs_is_one_line_and_exit_code_2(tmp_path, capsys, ins
 
 def test_an_output_folder_that_cannot_be_made_is_one_line_and_exit_code_2(sweep, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main([str(sweep), "--out", str(tmp_path / "file")]) == 2
+    assert main([str(sweep), "--tables", str(tmp_path / "file")]) == 2
     assert "can't be written" in capsys.readouterr().err
 
 
