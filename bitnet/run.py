@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-import signal
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,9 @@ from bitnet.model import BitNet, parameter_counts
 from bitnet.probe import Probe
 from bitnet.progress import Progress, Timing
 from bitnet.records import FINAL, RunRecord, now, provenance
+from bitnet.stopping import StopRequests, stop_requests
+
+_GO_ON = "launch again to go on"
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -71,29 +71,6 @@ def log_frequencies(config: RunConfig, prepared: data.Prepared) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------ execution
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], str | None]]:
-    """Turn SIGINT, SIGTERM and SIGUSR2 (a cluster's warning) into a reason that the loop reads at its next step boundary.
-
-    A second one changes nothing; a third SIGINT interrupts at once, for a step that hangs.
-    """
-    received: list[str] = []
-
-    def note(number: int, frame: object) -> None:
-        received.append(signal.Signals(number).name)
-        if received.count("SIGINT") > 2:
-            raise KeyboardInterrupt
-        say(f"{received[0]}: saving at the next step")
-
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else [])]
-    previous = {s: signal.signal(s, note) for s in numbers}
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def execute(folder: Path, *, threads: int | None = None, device: str | None = None, wait: bool = False) -> float | None:
     """Run, or go on with, the run in `folder`; returns its last held-out loss, None when it has none.
 
@@ -104,25 +81,39 @@ def execute(folder: Path, *, threads: int | None = None, device: str | None = No
     Raises:
         UserError: when the folder, its data or its checkpoint don't belong together.
         KeyboardInterrupt: after saving, when it was asked to stop.
+        SystemExit: likewise in a cluster's job, which is then requeued.
     """
     record = RunRecord(folder)
     config = load(record.config())
-    with alone(record, wait=wait):
-        if record.read().get("status") in FINAL:
-            return result(folder)
+    with stop_requests() as requests:
         try:
-            stopped = _train(record, config, device or config.device, config.threads or threads)
-        except UserError as error:
-            record.update(status="failed", reason=str(error), finished=now())
+            with alone(record, wait=wait):
+                if record.read().get("status") not in FINAL:
+                    _attempt(record, config, device or config.device, config.threads or threads, requests)
+        except KeyboardInterrupt:
+            say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command goes on from there")
+            requests.requeue()  # now that the run's lock is free
             raise
-        except Exception as error:
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            record.update(status="failed", reason=f"{type(error).__name__}: {error}".splitlines()[0], finished=now())
-            raise
-    if stopped:
-        say(f"{folder}: stopped at step {record.read()['step']}, saved; the same command goes on from there")
-        raise KeyboardInterrupt
     return result(folder)
+
+
+def _attempt(record: RunRecord, config: RunConfig, device: str, threads: int | None, requests: StopRequests) -> None:
+    """Train, and record an end that is none of the loop's own: a failure, or a stop, which is passed on."""
+    try:
+        if not _train(record, config, device, threads, requests):
+            return
+    except UserError as error:
+        record.update(status="failed", reason=str(error), finished=now())
+        raise
+    except Exception as error:
+        (record.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        record.update(status="failed", reason=f"{type(error).__name__}: {error}".splitlines()[0], finished=now())
+        raise
+    except KeyboardInterrupt:
+        step = record.read().get("step", 0)
+        record.update(status="queued", reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
+        raise
+    raise KeyboardInterrupt
 
 
 def result(folder: Path) -> float | None:
@@ -152,8 +143,8 @@ def _its_data(record: RunRecord, config: RunConfig) -> data.Prepared:
     return prepared
 
 
-def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int | None) -> bool:
-    """Build, resume, train, record; whether it was asked to stop."""
+def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int | None, requests: StopRequests) -> bool:
+    """Build, resume, train, record; whether it was stopped before its end."""
     device = pick_device(device_name)
     prepared = _its_data(record, config)
     known = record.read()
@@ -181,11 +172,13 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         device=session["device"],
         threads=threads,
         sessions=[*known.get("sessions", []), session | provenance()],
+        **_slurm_job(),
         data=data_facts(config, prepared),
         parameters=parameter_counts(trainer.model),
     )
     timing = Timing(known.get("timing", {}) if start > 0 else {}, start, config.batch_size * config.seq_len)
-    with stop_requests() as stopped, Progress(record.folder, start, last, timing.tokens_per_step) as progress:
+    with Progress(record.folder, start, last, timing.tokens_per_step) as progress:
+        requests.at_once = False
         outcome = train(
             trainer,
             record,
@@ -194,19 +187,28 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
             eval_every=config.eval_every,
             saving=config.checkpoint,
             facts={"id": known["id"]},
-            stopped=stopped,
+            stopped=requests.reason,
             timing=timing,
             progress=progress,
         )
         _finish(record, config, outcome, timing)
-        return stopped() is not None
+    return outcome.status == "queued"
+
+
+def _slurm_job() -> dict[str, dict[str, str | int | None]]:
+    """What run.json says of the SLURM job that this process is; empty in any other process."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return {}
+    job, task = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = job if task is None else os.environ["SLURM_ARRAY_JOB_ID"]
+    return {"slurm": {"name": os.environ.get("SLURM_JOB_NAME"), "job": job, "task": None if task is None else int(task)}}
 
 
 def _finish(record: RunRecord, config: RunConfig, outcome: Outcome, timing: Timing) -> None:
     """Write how the run ended."""
     reason = outcome.reason
     if outcome.status == "queued":
-        reason = f"stopped by {outcome.reason} at step {outcome.step}; launch again to go on"
+        reason = f"stopped by {outcome.reason} at step {outcome.step}; {_GO_ON}"
     elif outcome.status == "done" and outcome.step < config.steps:
         reason = f"the single pass over the data ended at step {outcome.step} of {config.steps}"
     record.update(

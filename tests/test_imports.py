@@ -14,7 +14,7 @@ from bitnet.paths import PACKAGE
 
 # From the ground up. A module may import its own floor and those below; a new file is placed here before it passes.
 FLOORS = [
-    {"errors", "columns", "paths", "published", "boundary", "files", "heartbeat", "called", "squeue", "parts"},
+    {"errors", "columns", "paths", "published", "boundary", "files", "heartbeat", "called", "squeue", "parts", "stopping"},
     {"invalid", "claims"},
     {"config"},
     {"identity"},
@@ -25,7 +25,7 @@ FLOORS = [
     {"device", "freeze"},
     {"run"},
     {"server"},
-    {"worker", "pool", "cost"},
+    {"worker", "pool", "slurm", "cost"},
     {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "printed", "verification", "report", "status"}
