@@ -161,7 +161,7 @@ def launch_here(
     composer = Composer(loader, master)
     folders = [_folder_of(composer, overrides) for overrides in jobs]
     device = load(RunRecord(folders[0]).config()).device
-    codes = pool.run_all(folders, pool.room(len(folders), device, at_once, per_gpu))
+    codes = pool.run_all(folders, device, at_once, per_gpu)
     returned = []
     for folder, overrides in zip(folders, jobs, strict=True):
         job = JobReturn(overrides=list(overrides), working_dir=str(folder))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import selectors
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +22,7 @@ from rich.text import Text
 from bitnet import heartbeat
 from bitnet.progress import clock
 from bitnet.records import RunRecord, now
+from bitnet.server import Server, server
 
 SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
 _REDRAW_SECONDS = 0.5
@@ -40,24 +38,29 @@ class Room:
     slots: int
 
 
-def gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES gives them."""
+def gpus(count: int | None = None) -> tuple[str, ...]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES gives them.
+
+    `count`: how many torch sees; None: torch is asked here, which takes seconds where it isn't imported yet.
+    """
     if SIMULATED_GPUS in os.environ:
         return tuple(str(n) for n in range(int(os.environ[SIMULATED_GPUS])))
-    import torch
+    if count is None:
+        import torch
 
+        count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(n) for n in range(torch.cuda.device_count())] if visible is None else visible.split(",")
-    return tuple(names[: torch.cuda.device_count()])
+    names = [str(n) for n in range(count)] if visible is None else visible.split(",")
+    return tuple(names[:count])
 
 
-def room(runs: int, device: str, jobs: int | None, jobs_per_gpu: int) -> Room:
-    """How many of `runs` go at once, and with what.
+def room(runs: int, device: str, jobs: int | None, jobs_per_gpu: int, count: int | None = None) -> Room:
+    """How many of `runs` go at once, and with what; `count` as for `gpus`.
 
     On GPUs each run holds one, or one of `jobs_per_gpu` places on it. On the CPU as many run as there are cores, and the
     cores are divided among them.
     """
-    there = () if device == "cpu" else gpus()
+    there = () if device == "cpu" else gpus(count)
     if device.startswith("cuda:"):
         there = there[int(device.split(":")[1]) :][:1]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -81,42 +84,31 @@ class _Course:
     stopping: bool = False
 
 
-def run_all(folders: Sequence[Path], where: Room) -> dict[Path, int]:
-    """Execute the runs in `folders`, each in its own process; returns their exit codes.
+def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu: int) -> dict[Path, int]:
+    """Execute the runs in `folders`, each in its own process; returns their exit codes. The other arguments: see `room`.
 
     Every run goes to its end, whatever becomes of the others. After Ctrl-C or SIGTERM no new run starts, those at work save
     and end, and KeyboardInterrupt is raised.
     """
     course = _Course(list(folders))
-    server = subprocess.Popen([sys.executable, "-m", "bitnet.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with _asked_to_stop(course), _shown(course, folders) as redraw, selectors.DefaultSelector() as selector:
-        selector.register(server.stdout, selectors.EVENT_READ)
-        pending = b""
+    with _asked_to_stop(course), _shown(course, folders) as redraw, server() as forking:
+        where = room(len(folders), device, jobs, jobs_per_gpu, forking.gpus)
         while course.running or (course.waiting and not course.stopping):
             while course.waiting and not course.stopping and len(course.running) < where.jobs:
-                _start(server, course, where)
-            if selector.select(timeout=_REDRAW_SECONDS):
-                received = os.read(server.stdout.fileno(), 1 << 16)
-                if not received:
-                    _lost(course, server.wait())
-                *lines, pending = (pending + received).split(b"\n")
-                for line in lines:
-                    report = json.loads(line)
-                    _end(course, Path(report["folder"]), report["exit"])
+                _start(forking, course, where)
+            for folder, code in forking.ended(_REDRAW_SECONDS):
+                _end(course, folder, code)
             redraw()
-    server.stdin.close()
-    server.wait()
     if course.stopping:
         raise KeyboardInterrupt
     return course.exits
 
 
-def _start(server: subprocess.Popen, course: _Course, where: Room) -> None:
+def _start(forking: Server, course: _Course, where: Room) -> None:
     folder = course.waiting.pop(0)
     course.running.add(folder)
     job = {"folder": str(folder), "threads": where.threads, "devices": where.devices, "slots": where.slots}
-    server.stdin.write((json.dumps(job | {"leases": str(leases_folder())}) + "\n").encode())
-    server.stdin.flush()
+    forking.start(job | {"leases": str(leases_folder())})
 
 
 def _end(course: _Course, folder: Path, code: int) -> None:
@@ -128,10 +120,6 @@ def _end(course: _Course, folder: Path, code: int) -> None:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         hint = "; out of memory?" if code == -signal.SIGKILL else ""
         record.update(status="failed", reason=f"its process {how}{hint}", finished=now())
-
-
-def _lost(course: _Course, code: int) -> None:
-    raise RuntimeError(f"the process that runs are forked from ended with code {code}; {len(course.running)} runs were at work")
 
 
 @contextlib.contextmanager

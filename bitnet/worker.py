@@ -1,4 +1,4 @@
-"""The process that runs are forked from, and what each of them does: `python -m bitnet.worker`, started by `pool.py`.
+"""The process that runs are forked from, and what each of them does: `python -m bitnet.worker`, started by `server.py`.
 
 It imports torch once, reads one JSON line for each job from its input, forks a process for it, and writes one line when that
 process ends. So a run has a process of its own, which can crash, exit or be killed alone, and still starts in milliseconds.
@@ -115,12 +115,29 @@ def _warm_up() -> None:
     gc.enable()
 
 
+def _count_gpus() -> int:
+    """How many GPUs torch sees. Asked in a process of its own, since CUDA can't be used in forks of one that has asked."""
+    import torch
+
+    if sys.platform != "linux" or not torch.backends.cuda.is_built():
+        return 0
+    if pid := os.fork():
+        return max(0, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    count = 0
+    try:
+        count = torch.cuda.device_count()
+    finally:
+        os._exit(count)
+
+
 def serve() -> None:
-    """Fork a process for each line of the input; report each end on the output."""
-    _warm_up()
-    start = _fork if sys.platform == "linux" else _spawn
+    """Say how many GPUs there are, then fork a process for each line of the input; report each end on the output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the runs themselves
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _warm_up()
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, (json.dumps({"gpus": _count_gpus()}) + "\n").encode())
+    start = _fork if sys.platform == "linux" else _spawn
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)

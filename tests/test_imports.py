@@ -25,6 +25,7 @@ FLOORS = [
     {"device", "freeze"},
     {"run"},
     {"server"},
+    {"server"},
     {"worker", "pool", "slurm", "cost"},
     {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
 ]

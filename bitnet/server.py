@@ -1,0 +1,99 @@
+"""The controller's end of `worker.py`: starts the process that runs are forked from, sends it jobs, hears how they end.
+
+That process needs seconds to import torch. `kept` starts it before the controller needs it, so that a sweep is composed
+meanwhile, and keeps it for all launches of a command, of which a search has many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Server:
+    """A process of `worker.py`, from its start on; it may not be ready yet."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "bitnet.worker"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.at_work = 0
+        self._pending = b""
+
+    @functools.cached_property
+    def gpus(self) -> int:
+        """How many GPUs torch sees, which is also the sign that the process is ready: waits for it."""
+        while b"\n" not in self._pending:
+            self._receive()
+        line, _, self._pending = self._pending.partition(b"\n")
+        return json.loads(line)["gpus"]
+
+    def start(self, job: dict[str, Any]) -> None:
+        """Fork a process for a run; `job` is what `worker.work` takes."""
+        self.process.stdin.write((json.dumps(job) + "\n").encode())
+        self.process.stdin.flush()
+        self.at_work += 1
+
+    def ended(self, seconds: float) -> list[tuple[Path, int]]:
+        """Runs that ended by now, with the exit codes of their processes; waits up to `seconds` for the first.
+
+        Raises:
+            RuntimeError: when the process itself is gone.
+        """
+        if select.select([self.process.stdout], [], [], seconds)[0]:
+            self._receive()
+        *lines, self._pending = self._pending.split(b"\n")
+        reports = [json.loads(line) for line in lines]
+        self.at_work -= len(reports)
+        return [(Path(r["folder"]), r["exit"]) for r in reports]
+
+    def _receive(self) -> None:
+        received = os.read(self.process.stdout.fileno(), 1 << 16)
+        if not received:
+            code = self.process.wait()
+            raise RuntimeError(f"the process that runs are forked from ended with code {code}; {self.at_work} runs were at work")
+        self._pending += received
+
+    def close(self) -> None:
+        """End the process; runs that are at work go on to their end."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        if not self.at_work:  # it may still be importing
+            self.process.kill()
+            self.process.wait()
+
+
+_kept: list[Server] = []  # the one of this process, while there is one
+
+
+@contextlib.contextmanager
+def kept(wanted: bool) -> Iterator[None]:
+    """Start a server now, where it is `wanted`, and keep it for every launch within the block."""
+    if not wanted:
+        yield
+        return
+    _kept.append(Server())
+    try:
+        yield
+    finally:
+        _kept.pop().close()
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Server]:
+    """The server that is kept, or one for this block alone."""
+    if _kept:
+        yield _kept[-1]
+        return
+    own = Server()
+    try:
+        yield own
+    finally:
+        own.close()
