@@ -25,7 +25,6 @@ FLOORS = [
     {"device", "freeze"},
     {"run"},
     {"server"},
-    {"server"},
     {"worker", "pool", "slurm", "cost"},
     {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
 ]
