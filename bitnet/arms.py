@@ -15,15 +15,14 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from bitnet import pool
-from bitnet.compose import Composer
+from bitnet.compose import Composer, plain, without_hydra
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
-from bitnet.overrides import explain, key_of, normalise, quoted, readable_overrides
+from bitnet.overrides import key_of, normalise, quoted, readable_overrides
 from bitnet.records import FINAL, RunRecord, provenance
 from bitnet.run import result
 
@@ -42,14 +41,7 @@ def typed(composed: DictConfig) -> RunConfig:
     Raises:
         UserError: when a value can't be used.
     """
-    own = composed.copy()
-    with open_dict(own):
-        own.pop("hydra", None)
-    try:
-        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise explain(error) from None
-    return load(values)
+    return load(plain(without_hydra(composed)))
 
 
 def expand(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:
@@ -122,7 +114,7 @@ def _is_final(run: Queued) -> bool:
 def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[Queued]:
     """Compose and validate all arms, then freeze them; two that resolve to the same run are an error."""
     composed = [composer.arm(a.overrides) for a in arms]
-    configs = [typed(config) for config, _ in composed]
+    configs = [load(values) for values, _ in composed]
     resolved = [
         resolve(config, readable_overrides(arm.overrides, seed=True), check_device=not on_cluster)
         for arm, config in zip(arms, configs, strict=True)
@@ -141,13 +133,13 @@ def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     return freeze(run, label=label, arm=arm.name, choices=options, provenance=provenance())
 
 
-def enqueue(composed: DictConfig, overrides: Sequence[str], options: dict[str, str]) -> Queued:
-    """Validate and freeze the one run that `composed` describes; `options` has what each group chose.
+def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str]) -> Queued:
+    """Validate and freeze the one run that `config` describes; `options` has what each group chose.
 
     Raises:
         UserError: before anything of the run is written.
     """
-    run = resolve(typed(composed), readable_overrides(overrides, seed=True), check_device=True)
+    run = resolve(config, readable_overrides(overrides, seed=True), check_device=True)
     return _freeze(run, Arm(None, tuple(overrides)), options)
 
 
@@ -176,8 +168,8 @@ def _folder_of(composer: Composer, overrides: Sequence[str]) -> Path:
     given = {o.key_or_group: o.value() for o in composer.parser.parse_overrides(list(overrides)) if o.key_or_group == "resume"}
     if "resume" in given:
         return Path(str(given["resume"]))
-    config, options = composer.arm(overrides)
-    return enqueue(config, overrides, options).folder
+    values, options = composer.arm(overrides)
+    return enqueue(load(values), overrides, options).folder
 
 
 def _summary(queued: list[Queued]) -> None:

@@ -116,7 +116,7 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
     composer = Composer(hydra.config_loader, master)
     listed = arms.arms_of(hydra.config_loader, arms.typed(master).sweep, master.hydra.sweeper.params, typed)
     composed = [(arm, *composer.arm(arm.overrides)) for arm in listed]
-    return [Asked(arms.typed(config), arm.overrides, options, arm.name) for arm, config, options in composed], True
+    return [Asked(load(values), arm.overrides, options, arm.name) for arm, values, options in composed], True
 
 
 def _resumed(master: DictConfig, typed: list[str]) -> Asked | None:

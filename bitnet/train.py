@@ -50,7 +50,7 @@ def _run(cfg: DictConfig) -> float | None:
         folder = Path(cfg.resume).expanduser().resolve()
         _amend(cfg, folder, overrides)
         return _execute(folder)
-    return _execute(arms.enqueue(cfg, overrides, choices(HydraConfig.get())).folder)
+    return _execute(arms.enqueue(arms.typed(cfg), overrides, choices(HydraConfig.get())).folder)
 
 
 def _execute(folder: Path) -> float | None:

@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bitnet.compose import Composer, choices
+from bitnet.compose import Composer, choices, without_hydra
+from bitnet.errors import UserError
 from bitnet.paths import share
 from bitnet.train import register_plugins, search_path
 
@@ -36,16 +37,23 @@ def composer():
 def test_an_arm_is_what_hydra_composes(composer):
     for overrides in ARMS:
         whole = composer.loader.load_sweep_config(composer.master, overrides)
-        expected = OmegaConf.to_container(whole)
-        del expected["hydra"]
-        config, options = composer.arm(overrides)
-        assert OmegaConf.to_container(config) == expected
+        expected = OmegaConf.to_container(without_hydra(whole), resolve=True)
+        values, options = composer.arm(overrides)
+        assert values == expected
         assert options == choices(whole.hydra)
 
 
 def test_arms_that_differ_in_values_share_a_composition_and_nothing_else(composer):
     first, second = (composer.arm([f"seed={n}"])[0] for n in (3, 4))
-    assert (first.seed, second.seed, len(composer.composed)) == (3, 4, 1)
+    assert (first["seed"], second["seed"], len(composer.composed)) == (3, 4, 1)
+
+
+def test_an_arm_leaves_no_value_behind(composer):
+    plain = composer.arm([])[0]
+    composer.arm(["out=elsewhere", "lr.peak=7", "probe={contexts: 3}", "sweep={name: x, question: y}"])
+    with pytest.raises(UserError):
+        composer.arm(["seed=7", "data.cache=${no.such.key}"])
+    assert composer.arm([])[0] == plain
 
 
 def test_an_unknown_value_is_refused_as_hydra_refuses_it(composer):
