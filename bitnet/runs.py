@@ -7,7 +7,6 @@ that is absent or torn leaves a note, and a value that is not there is NaN. Noth
 from __future__ import annotations
 
 import functools
-import io
 import json
 import math
 import os
@@ -18,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
+from pyarrow import csv
 
 from bitnet.boundary import boundary_step
 from bitnet.columns import COLUMNS
@@ -249,30 +250,47 @@ def read_metrics(path: Path, columns: list[str]) -> tuple[pd.DataFrame, str]:
     with the same Step the later one counts. A file that holds something other than numbers is not used at all.
     """
     try:
-        text = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         return _nothing(columns), "no metrics.csv"
     except OSError as error:
         return _nothing(columns), f"metrics.csv: {error.strerror}"
-    whole, end, rest = text.rpartition(b"\n")
-    lines = whole.splitlines() if end else []
-    if not lines or b"Step" not in lines[0].split(b","):
-        return _nothing(columns), "metrics.csv has no complete header" if text.strip() else "metrics.csv is empty"
-    good = [line for line in lines if line.count(b",") == lines[0].count(b",")]
+    whole, end, rest = content.rpartition(b"\n")
+    if not end or b"Step" not in whole.split(b"\n", 1)[0].strip().split(b","):
+        return _nothing(columns), "metrics.csv has no complete header" if content.strip() else "metrics.csv is empty"
     notes = ["last line torn, left out"] if rest.strip() else []
-    if len(good) < len(lines):
-        notes.append(f"{len(lines) - len(good)} broken line(s) left out")
     try:
-        wanted = set(columns)
-        frame = pd.read_csv(io.BytesIO(b"\n".join(good)), usecols=lambda c: c in wanted, dtype="float64")
-    except (ValueError, pd.errors.ParserError) as error:
+        frame, broken = _parsed(whole, columns)
+    except pa.ArrowException as error:
         return _nothing(columns), f"metrics.csv not used: {' '.join(str(error).split())[:80]}"
+    if broken > 0:
+        notes.append(f"{broken} broken line(s) left out")
     if not (frame["Step"].is_monotonic_increasing and frame["Step"].is_unique and frame["Step"].notna().all()):
         once = frame.dropna(subset="Step").drop_duplicates("Step", keep="last").sort_values("Step")
         if len(once) < len(frame):
             notes.append(f"{len(frame) - len(once)} line(s) without a Step of their own left out")
         frame = once
-    return frame if list(frame.columns) == columns else frame.reindex(columns=columns), "; ".join(notes)
+    return frame, "; ".join(notes)
+
+
+def _parsed(text: bytes, columns: list[str]) -> tuple[pd.DataFrame, int]:
+    """`columns` in float64, and how many lines with another number of cells than the header were left out."""
+    broken = 0
+
+    def leave_out(row: csv.InvalidRow) -> str:
+        nonlocal broken
+        broken += 1
+        return "skip"
+
+    table = csv.read_csv(
+        pa.BufferReader(text),
+        csv.ReadOptions(use_threads=False),
+        csv.ParseOptions(invalid_row_handler=leave_out),
+        csv.ConvertOptions(
+            include_columns=columns, include_missing_columns=True, column_types=dict.fromkeys(columns, pa.float64())
+        ),
+    )
+    return pd.DataFrame({column: table[column].to_numpy() for column in columns}), broken
 
 
 def _with_what_metrics_say(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:

@@ -102,6 +102,15 @@ def test_a_step_written_twice_counts_once_by_its_later_line(tmp_path):
     assert "1 line(s)" in found.runs["note"].iloc[0]
 
 
+def test_values_are_read_to_the_bit(tmp_path):
+    values = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 123456789.123456789, 1e-05, 7]
+    path = tmp_path / "metrics.csv"
+    path.write_text(metrics_text([{"Step": i, "train_loss": v} for i, v in enumerate(values)]))
+    frame, note = runs.read_metrics(path, ["Step", "train_loss", "heldout_loss", "no_such_column"])
+    assert frame["train_loss"].tolist() == values and frame.dtypes.eq("float64").all() and note == ""
+    assert frame[["heldout_loss", "no_such_column"]].isna().all(axis=None)
+
+
 @pytest.mark.parametrize(
     ("text", "note"),
     [
