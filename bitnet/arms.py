@@ -23,8 +23,7 @@ from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
-from bitnet.records import FINAL, RunRecord, provenance
-from bitnet.run import result
+from bitnet.records import FINAL, RunRecord, provenance, result
 
 
 @dataclass(frozen=True)

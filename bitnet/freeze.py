@@ -18,10 +18,8 @@ from filelock import FileLock, Timeout
 
 from bitnet import data
 from bitnet.config import RunConfig
-from bitnet.device import pick_device
 from bitnet.errors import UserError
 from bitnet.identity import digest, identity
-from bitnet.probe import heldout_windows
 from bitnet.records import FINAL, RunRecord, check_writable, locate, readable
 
 
@@ -62,6 +60,22 @@ def prepare(config: RunConfig) -> data.Prepared:
     return _prepared[key]
 
 
+def heldout_windows(tokens: np.ndarray, sequences: int, seq_len: int) -> np.ndarray:
+    """`sequences` windows of seq_len + 1 tokens, evenly spread over the held-out tokens; int64, sequences x (seq_len + 1).
+
+    Raises:
+        UserError: when the held-out part is too short for them.
+    """
+    there = (len(tokens) - 1) // seq_len
+    if there < sequences:
+        raise UserError(
+            f"probe.heldout_sequences={sequences}: the held-out part has {len(tokens)} tokens, "
+            f"enough for {max(there, 0)} sequences of seq_len={seq_len}"
+        )
+    starts = (np.arange(sequences) * there // sequences) * seq_len
+    return np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64)
+
+
 def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[data.Batches, np.ndarray]:
     """The batches and held-out windows of a run.
 
@@ -85,7 +99,9 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
     Raises:
         UserError: when it can't be carried out.
     """
-    if check_device:
+    if check_device and config.device not in {"auto", "cpu"}:
+        from bitnet.device import pick_device  # imports torch, which takes a second
+
         pick_device(config.device)
     check_writable(Path(config.out))
     prepared = prepare(config)

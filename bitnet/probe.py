@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from bitnet.config import ProbeConfig
-from bitnet.errors import UserError
 from bitnet.metrics import Predictions, distinct, mean_magnitude
 from bitnet.model import PARTS, BitNet, part_of
 
@@ -21,22 +20,6 @@ _CONTEXT_STREAM = 101  # keeps this generator's numbers apart from every other u
 CHUNK_LOGITS = 1 << 24  # logits held at a time: 64 MB in fp32
 
 Row = dict[str, float | int | None]
-
-
-def heldout_windows(tokens: np.ndarray, sequences: int, seq_len: int) -> np.ndarray:
-    """`sequences` windows of seq_len + 1 tokens, evenly spread over the held-out tokens; int64, sequences x (seq_len + 1).
-
-    Raises:
-        UserError: when the held-out part is too short for them.
-    """
-    there = (len(tokens) - 1) // seq_len
-    if there < sequences:
-        raise UserError(
-            f"probe.heldout_sequences={sequences}: the held-out part has {len(tokens)} tokens, "
-            f"enough for {max(there, 0)} sequences of seq_len={seq_len}"
-        )
-    starts = (np.arange(sequences) * there // sequences) * seq_len
-    return np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64)
 
 
 def random_tokens(seed: int, step: int | None, count: int, vocab_size: int) -> np.ndarray:

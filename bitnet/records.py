@@ -188,6 +188,11 @@ class RunRecord:
         return values
 
 
+def result(folder: Path) -> float | None:
+    """A run's objective: its last held-out loss, None when it has none."""
+    return RunRecord(folder).read().get("final", {}).get("heldout_loss")
+
+
 # --------------------------------------------------------------------------------------------------------- metrics.csv
 class MetricsFile:
     """`metrics.csv`, opened to go on after `step`: rows of later steps, and a torn last row, are dropped first."""

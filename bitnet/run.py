@@ -20,7 +20,7 @@ from bitnet.loop import Outcome, Trainer, train
 from bitnet.model import BitNet, parameter_counts
 from bitnet.probe import Probe
 from bitnet.progress import Progress, Timing
-from bitnet.records import FINAL, RunRecord, now, provenance
+from bitnet.records import FINAL, RunRecord, now, provenance, result
 from bitnet.stopping import StopRequests, stop_requests
 
 _GO_ON = "launch again to go on"
@@ -114,11 +114,6 @@ def _attempt(record: RunRecord, config: RunConfig, device: str, threads: int | N
         record.update(status="queued", reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
         raise
     raise KeyboardInterrupt
-
-
-def result(folder: Path) -> float | None:
-    """A run's objective: its last held-out loss, None when it has none."""
-    return RunRecord(folder).read().get("final", {}).get("heldout_loss")
 
 
 def _its_data(record: RunRecord, config: RunConfig) -> data.Prepared:
