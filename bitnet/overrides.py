@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -17,14 +18,20 @@ from bitnet.errors import UserError, nearest
 from bitnet.paths import share
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
-SESSION_KEYS = {"sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
+SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
 SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep"}
-SESSION_KEYS |= {"launcher", "launcher.jobs", "launcher.jobs_per_gpu", "launcher.retry"}
 # Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
 _PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
 # What Hydra would read as a number or a truth value, and then refuse as the name of an option.
 _BARE = re.compile(r"(?<![\w.'\"-])(-?\d[\w.+-]*|(?i:true|false|nan|inf))(?![\w.'\"-])")
 _NULL = {"", "null"}
+# What other tools call a knob, at any place: what to type here.
+_ELSEWHERE = {
+    "weight_decay": "it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2",
+    "dropout": "there is no dropout; what regularises is wd=, smoothing= and regularizer=",
+    "learning_rate": "it is the group lr (lr=study, lr=cosine, ...), whose peak is lr.peak",
+    "epochs": "a run's length is in optimizer steps: steps=N",
+}
 
 
 def refuse(message: str) -> NoReturn:
@@ -49,14 +56,15 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], bool]:
     return known.overrides, flags, known.multirun
 
 
-def groups() -> dict[str, list[str]]:
-    """Config groups and their options."""
-    found: dict[str, list[str]] = {}
-    for folder in [*(p for p in (share() / "conf").iterdir() if p.is_dir()), share() / "sweeps"]:
-        if folder.name != "hydra":
-            options = (f.stem for f in folder.glob("*.yaml") if not f.stem.startswith("_"))
-            found[folder.name] = sorted(options, key=_numbers_first)
-    return dict(sorted(found.items()))
+def groups(own: Path | None = None) -> dict[str, list[str]]:
+    """Config groups and their options, those of the folder `own` (`--config-dir`) among them."""
+    tops = [share() / "conf", *([] if own is None else [own])]
+    found: dict[str, set[str]] = {}
+    for folder in [*(p for top in tops for p in top.iterdir() if p.is_dir()), share() / "sweeps"]:
+        options = {f.stem for f in folder.glob("*.yaml") if not f.stem.startswith("_")}
+        if folder.name != "hydra" and options:
+            found.setdefault(folder.name, set()).update(options)
+    return {name: sorted(options, key=_numbers_first) for name, options in sorted(found.items())}
 
 
 def _numbers_first(option: str) -> tuple[bool, int, str]:
@@ -82,7 +90,7 @@ def normalise(override: str) -> str:
     `model=256,512` means the files 256.yaml and 512.yaml, which Hydra itself reads as integers and refuses.
 
     Raises:
-        UserError: for a group without one plain option, two named sweeps at once, an empty path, or no key at all.
+        UserError: for a group without one plain option, a named sweep by another key or two at once, an empty path, or no key.
     """
     if "=" not in override or override.startswith("-"):
         return override
@@ -92,6 +100,10 @@ def normalise(override: str) -> str:
         raise UserError(f"{override}: not an override; write KEY=VALUE")
     if name in _PATH_KEYS:
         return f"{key}={_path(name, value)}"
+    if name == "sweep" and value.lower() not in _NULL and value[0] != "{":
+        named = groups()["sweeps"]
+        meant = f"sweeps={value}" if value in named else f"sweeps=NAME{nearest(value, named)}"
+        raise UserError(f"sweep={value}: a named sweep is asked for by {meant}")
     if name not in groups() or key.startswith("~"):
         return override
     if name == "sweeps" and value.lower() == "null":
@@ -138,7 +150,7 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:
     """Overrides as a person would type them, without those that say nothing of the result, with or without the seed."""
     left_out = SESSION_KEYS | (set() if seed else {"seed"})
-    kept = (o for o in overrides if key_of(o) not in left_out and not key_of(o).startswith("hydra"))
+    kept = (o for o in overrides if key_of(o) not in left_out and not key_of(o).startswith(("hydra", "launcher.")))
     return [o.lstrip("+").replace("'", "") for o in kept]
 
 
@@ -195,6 +207,8 @@ def _no_key(error: ConfigKeyError | ConfigAttributeError) -> UserError:
     tag = next((t for t in ("kind", "source") if t in there), None)
     if tag is not None and name in knobs(prefix):
         return UserError(f"{error.full_key}: {prefix}.{tag}={part[tag]} has no such key")
+    if name in _ELSEWHERE:
+        return UserError(f"{error.full_key}: no such key; {_ELSEWHERE[name]}")
     # the name of a knob without its part, as other tools have it
     inside = [] if prefix else [str(k) for k in part if isinstance(part[k], DictConfig) and name in part[k]]
     near = f"; did you mean '{inside[0]}.{name}'?" if inside else _nearest_key(prefix, name, there)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
+from pathlib import Path
 
 import yaml
 
@@ -37,22 +39,31 @@ Exit codes: 0 all ended well, 1 a run failed (error.txt in its folder has the tr
 line says why), 130 interrupted and saved."""
 
 
-def text() -> str:
-    """The whole help text."""
-    found = groups()
+def text(arguments: list[str] | None = None) -> str:
+    """The whole help text, with the groups and sweeps of `--config-dir` among the others where `arguments` name one."""
+    own = _config_dir(arguments or [])
+    found = groups(own)
     sweeps = found.pop("sweeps", [])
     width = max(map(len, found))
     listed = "\n".join(
         textwrap.fill(f"{name:<{width}}  {' | '.join(options)}", 118, initial_indent="  ", subsequent_indent=" " * (width + 4))
         for name, options in found.items()
     )
-    questions = "\n".join(f"  {name:<24}{_question(name)}" for name in sweeps)
+    questions = "\n".join(f"  {name:<24}{_question(name, own)}" for name in sweeps)
     sections = {
         "groups (KEY=OPTION; each option is a file in conf/KEY/)": listed,
         "keys and their defaults (KEY=VALUE, or PART.KEY=VALUE; those of a group stand in its files)": _keys(),
         "sweeps (sweeps=NAME)": questions,
     }
     return "\n\n".join([_HEAD.rstrip(), *(f"{title}\n{body}" for title, body in sections.items()), _TAIL])
+
+
+def _config_dir(arguments: list[str]) -> Path | None:
+    """The user's own folder of groups; None where none is named, or none is there: help is printed whatever else is wrong."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", nargs="?", type=Path)
+    folder = parser.parse_known_args(arguments)[0].config_dir
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _keys() -> str:
@@ -63,6 +74,9 @@ def _keys() -> str:
     return textwrap.indent("\n".join(line for line in lines[first:last] if line), "  ")
 
 
-def _question(name: str) -> str:
-    values = yaml.safe_load((share() / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return str(values["sweep"]["question"])
+def _question(name: str, own: Path | None) -> str:
+    """What the named sweep asks; nothing where its file doesn't say."""
+    places = [share() / "sweeps", *([] if own is None else [own / "sweeps"])]
+    path = next(p for place in places if (p := place / f"{name}.yaml").exists())
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return str((values.get("sweep") or {}).get("question", ""))

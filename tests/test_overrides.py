@@ -1,0 +1,34 @@
+"""What people type by the names of other tools, and what they are told."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bitnet import train
+from bitnet.overrides import normalise
+
+MEANT = {
+    "sweep=quickstart": "sweep=quickstart: a named sweep is asked for by sweeps=quickstart",
+    "sweep=quickstrat": "sweep=quickstrat: a named sweep is asked for by sweeps=NAME; did you mean 'quickstart'?",
+    "weight_decay=0.1": "weight_decay: no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 "
+    "and wd.stage2",
+    "optimizer.weight_decay=0.1": "optimizer.weight_decay: no such key; it is the group wd (wd=paper, wd=none, ...), whose values "
+    "are wd.stage1 and wd.stage2",
+    "dropout=0.1": "dropout: no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer=",
+    "model.dropout=0.1": "model.dropout: no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer=",
+}
+
+
+@pytest.mark.parametrize("typed", MEANT)
+def test_names_of_other_tools_lead_to_those_of_this_one(typed, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["bitnet-train"])
+    monkeypatch.chdir(tmp_path)
+    assert train.main([typed]) == 2
+    assert capsys.readouterr().err == f"error: {MEANT[typed]}\n"
+
+
+def test_no_sweep_can_be_said_by_either_key():
+    assert normalise("sweep=null") == "sweep=null"
+    assert normalise("sweeps=null") == "~sweeps"
