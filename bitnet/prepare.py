@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from bitnet.errors import UserError
 from bitnet.overrides import explain, normalise, refuse
 from bitnet.paths import share
+from bitnet.stopping import like_ctrl_c
 from bitnet.train import complain, register_plugins, search_path
 
 _EPILOG = """examples:
@@ -57,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         from bitnet import arms, data
 
         config = arms.typed(_composed(overrides))
-        prepared = data.prepare(config.data, config.tokenizer)
+        with like_ctrl_c():
+            prepared = data.prepare(config.data, config.tokenizer)
     except UserError as error:
         return complain(error, sweeps=False)
     except KeyboardInterrupt:

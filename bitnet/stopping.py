@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []))
 _PATIENCE_SECONDS = 600.0  # longer than any cluster takes from SIGTERM to SIGKILL
 
 
@@ -21,8 +22,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.received: list[str] = []
         self.at_once = True
-        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else [])]
-        self._previous = {s: signal.signal(s, self._note) for s in numbers}
+        self._previous = {s: signal.signal(s, self._note) for s in SIGNALS}
 
     def _note(self, number: int, frame: object) -> None:
         name = signal.Signals(number).name
@@ -49,7 +49,7 @@ class StopRequests:
         """
         number = getattr(signal, "SIGUSR2", None)
         handler = self._previous.get(number)
-        if number is None or not self.received or not callable(handler):
+        if number is None or not self.received or not callable(handler) or handler is signal.default_int_handler:
             return
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while "SIGUSR2" not in self.received and time.monotonic() < deadline:
@@ -71,3 +71,17 @@ def stop_requests() -> Iterator[StopRequests]:
         yield requests
     finally:
         requests.restore()
+
+
+@contextlib.contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """Within the block every request to stop raises KeyboardInterrupt: where there is nothing to save, but to clean up.
+
+    Python would otherwise die of SIGTERM and SIGUSR2 on the spot, with half-prepared data left behind.
+    """
+    previous = {s: signal.signal(s, signal.default_int_handler) for s in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -24,6 +24,7 @@ from bitnet.config import load
 from bitnet.errors import UserError
 from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split
 from bitnet.paths import share
+from bitnet.stopping import like_ctrl_c
 
 # as the user set it: `main` sets it too, for Hydra to hand errors over instead of printing them
 _FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -136,7 +137,8 @@ def main(argv: list[str] | None = None) -> int:
         check_sweep(overrides, multirun)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag
         sys.argv = [sys.argv[0], *search_path([normalise(o) for o in overrides]), *flags]
-        hydra.main(version_base="1.3", config_path=str(share() / "conf"), config_name="config")(task)()
+        with like_ctrl_c():
+            hydra.main(version_base="1.3", config_path=str(share() / "conf"), config_name="config")(task)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return complain(error)
     except Exception as error:
