@@ -17,7 +17,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from bitnet import pool
+from bitnet import pool, slurm
+from bitnet.called import called
 from bitnet.compose import Composer, plain, without_hydra
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
@@ -102,6 +103,10 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
         over = sum(map(_is_final, queued))
         say(f"interrupted: {over} runs over, {begun} saved on their way, the rest not begun; the same command goes on")
         raise
+    if todo and config.launcher.kind == "slurm" and not config.launcher.wait:
+        look = f"{called('status')} {shlex.quote(str(queued[0].folder.parent))}"
+        say(f"look on: {look}; the same command again submits what is missing")
+        return returned
     _summary(queued)
     return returned
 
@@ -132,13 +137,17 @@ def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     return freeze(run, label=label, arm=arm.name, choices=options, provenance=provenance())
 
 
-def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str]) -> Queued:
+def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:
     """Validate and freeze the one run that `config` describes; `options` has what each group chose.
 
+    Args:
+        here: whether the run is for this machine; if not, its device is not looked for.
     Raises:
         UserError: before anything of the run is written.
     """
-    run = resolve(config, readable_overrides(overrides, seed=True), check_device=True)
+    if here and config.launcher.kind == "slurm":
+        raise UserError("launcher=slurm: it submits sweeps, and this is a single run for this machine; add -m to submit it")
+    run = resolve(config, readable_overrides(overrides, seed=True), check_device=here)
     return _freeze(run, Arm(None, tuple(overrides)), options)
 
 
@@ -150,25 +159,44 @@ def launch_here(
     Jobs of the project's sweeper name a frozen run each; those of another sweeper are frozen here first.
     """
     composer = Composer(loader, master)
-    folders = [_folder_of(composer, overrides) for overrides in jobs]
+    folders = [_folder_of(composer, overrides, here=True) for overrides in jobs]
     device = load(RunRecord(folders[0]).config()).device
     codes = pool.run_all(folders, device, at_once, per_gpu)
+    return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
+
+
+def launch_on_slurm(
+    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], parameters: Mapping[str, Any]
+) -> list[JobReturn]:
+    """Run Hydra jobs as SLURM jobs, frozen as in `launch_here`; what came of them is read from disk.
+
+    Args:
+        parameters: see `slurm.run_all`. Without `wait`, what is not over yet counts as failed.
+    """
+    composer = Composer(loader, master)
+    folders = [_folder_of(composer, overrides, here=False) for overrides in jobs]
+    slurm.run_all(folders, parameters)
+    return _returns(folders, jobs, {f for f in folders if RunRecord(f).read().get("status") not in FINAL})
+
+
+def _returns(folders: Sequence[Path], jobs: Sequence[Sequence[str]], failed: set[Path]) -> list[JobReturn]:
+    """What Hydra's sweepers get to see: each run's objective, or why it failed."""
     returned = []
     for folder, overrides in zip(folders, jobs, strict=True):
         job = JobReturn(overrides=list(overrides), working_dir=str(folder))
-        failed = codes.get(folder, 0) != 0
-        job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-        job.return_value = UserError(f"{folder}: {RunRecord(folder).read().get('reason')}") if failed else result(folder)
+        reason = UserError(f"{folder}: {RunRecord(folder).read().get('reason')}") if folder in failed else None
+        job.status = JobStatus.COMPLETED if reason is None else JobStatus.FAILED
+        job.return_value = result(folder) if reason is None else reason
         returned.append(job)
     return returned
 
 
-def _folder_of(composer: Composer, overrides: Sequence[str]) -> Path:
+def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> Path:
     given = {o.key_or_group: o.value() for o in composer.parser.parse_overrides(list(overrides)) if o.key_or_group == "resume"}
     if "resume" in given:
         return Path(str(given["resume"]))
     values, options = composer.arm(overrides)
-    return enqueue(load(values), overrides, options).folder
+    return enqueue(load(values), overrides, options, here=here).folder
 
 
 def _summary(queued: list[Queued]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import traceback
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from bitnet import checkpoint, data, losses, optim, schedules
+from bitnet.boundary import boundary_step
 from bitnet.config import RunConfig, load
 from bitnet.device import describe, make_deterministic, pick_device
 from bitnet.errors import UserError
@@ -24,6 +26,7 @@ from bitnet.records import FINAL, RunRecord, now, provenance, result
 from bitnet.stopping import StopRequests, stop_requests
 
 _GO_ON = "launch again to go on"
+from bitnet.tokenizer import decode
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -55,9 +58,17 @@ def build(config: RunConfig, prepared: data.Prepared, device: torch.device) -> T
         regularizer=config.regularizer,
         log_frequency_V=log_frequencies(config, prepared).to(device),
         autocast=autocast,
+        decode=functools.partial(decode, prepared.folder),
         device=device,
+        forget_at=_forget_at(config),
         regularizer_state={k: v.to(device) for k, v in state.items()},
     )
+
+
+def _forget_at(config: RunConfig) -> int | None:
+    """Where the optimizer forgets: at the update that first uses the values of stage 2, late by the schedules' lag."""
+    share = config.optimizer.reset_at
+    return None if share is None else boundary_step(share, config.steps) + config.schedule_lag
 
 
 def log_frequencies(config: RunConfig, prepared: data.Prepared) -> torch.Tensor:
@@ -170,6 +181,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         **_slurm_job(),
         data=data_facts(config, prepared),
         parameters=parameter_counts(trainer.model),
+        heldout_text=trainer.probe.reference(),
     )
     timing = Timing(known.get("timing", {}) if start > 0 else {}, start, config.batch_size * config.seq_len)
     with Progress(record.folder, start, last, timing.tokens_per_step) as progress:
@@ -190,13 +202,12 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     return outcome.status == "queued"
 
 
-def _slurm_job() -> dict[str, dict[str, str | int | None]]:
-    """What run.json says of the SLURM job that this process is; empty in any other process."""
+def _slurm_job() -> dict[str, dict[str, str | None]]:
+    """What run.json says of the SLURM job that this process is: `job` is 123, or 123_4 in an array. Empty in any other."""
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return {}
-    job, task = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = job if task is None else os.environ["SLURM_ARRAY_JOB_ID"]
-    return {"slurm": {"name": os.environ.get("SLURM_JOB_NAME"), "job": job, "task": None if task is None else int(task)}}
+    job, array, task = (os.environ.get(f"SLURM_{key}") for key in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID"))
+    return {"slurm": {"name": os.environ.get("SLURM_JOB_NAME"), "job": job if array is None else f"{array}_{task}"}}
 
 
 def _finish(record: RunRecord, config: RunConfig, outcome: Outcome, timing: Timing) -> None:
