@@ -27,6 +27,16 @@ RUN_FACTS: dict[str, str] = {
     "diverged": "1 when the loss was not finite, else 0",
 }
 
+# From how many seeds on a p-value can fall under 0.05: the exact sign-flip test of n differences gives no less than 2 / 2^n.
+ENOUGH_SEEDS = 6
+
+
+def allows(n: int) -> str:
+    """What `n` seeds allow to conclude, in words: no interval of one or two, no p-value under 0.05 below `ENOUGH_SEEDS`."""
+    if n >= ENOUGH_SEEDS:
+        return "an interval and a p-value"
+    return {0: "nothing", 1: "an anecdote", 2: "a direction"}.get(n, "an interval, with a warning")
+
 
 def _one_of(known: Iterable[str]) -> Callable[[str], str]:
     names = list(known)

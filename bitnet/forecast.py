@@ -18,6 +18,7 @@ import numpy as np
 
 from bitnet import cost, data, pool
 from bitnet.boundary import boundary_step
+from bitnet.claims import ENOUGH_SEEDS, allows
 from bitnet.config import BPETokenizer, GPT2Tokenizer, HubData, RunConfig, SyntheticData
 from bitnet.device import pick_device
 from bitnet.errors import UserError
@@ -28,9 +29,6 @@ from bitnet.records import FINAL, RunRecord, locate, readable
 
 _GPT2_VOCABULARY = 50_257
 _TYPICAL = ("steps", "batch_size", "seq_len", "seed", "eval_every", "precision")  # keys that are shown, typed or not
-# What n seeds of an arm allow: no t-test of one or two, and with five the smallest p-value of a sign-flip test is 1/16.
-_ALLOWED = {1: "an anecdote", 2: "a direction", 3: "an interval, with a warning"}
-_ENOUGH_SEEDS = 6
 
 
 @dataclass(frozen=True)
@@ -252,6 +250,7 @@ def forecast_all(
     flags += [*_same(identities), *_few_seeds(asked[0].config, identities), *_places(asked[0].config, runs, place)]
     machine = _machine(runs, place)
     if measuring and not any(f.kind == "error" for f in machine):
+        flags += _busy(place)
         seconds = _seconds(asked, runs, [t.data.vocab_size for t in tokens], place, say)
         runs = [replace(r, seconds=s) for r, s in zip(runs, seconds, strict=True)]
     return runs, _merged(flags + machine)
@@ -279,12 +278,12 @@ def _few_seeds(config: RunConfig, identities: Sequence[dict[str, Any]]) -> list[
     """What the seeds of a sweep with declared claims allow to conclude, where that is less than a p-value under 0.05."""
     claims = getattr(config.sweep, "claims", None)
     arms_with = Counter(Counter(digest(i, without_seed=True) for i in identities).values())
-    few = sorted(n for n in arms_with if n < _ENOUGH_SEEDS)
+    few = sorted(n for n in arms_with if n < ENOUGH_SEEDS)
     if not claims or not few:
         return []
-    allowed = [f"n={n} ({_counted(arms_with[n], 'arm')}) allows {_ALLOWED[min(n, 3)]}" for n in few]
+    allowed = [f"n={n} ({_counted(arms_with[n], 'arm')}) allows {allows(n)}" for n in few]
     text = f"seeds for {_counted(len(claims), 'declared claim')}: {'; '.join(allowed)}; a p-value under 0.05 needs"
-    return [Flag("note", f"{text} n={_ENOUGH_SEEDS} or more")]
+    return [Flag("note", f"{text} n={ENOUGH_SEEDS} or more")]
 
 
 def _counted(n: int, what: str) -> str:
@@ -342,6 +341,14 @@ def _machine(runs: Sequence[Forecast], place: Place) -> list[Flag]:
     remedy = "a smaller model or batch_size" + ("" if len(needed) == 1 else ", or launcher.jobs=1")
     what = f"{_counted(len(needed), 'run')} at once on {device.type} may need {amount(sum(needed))} of memory"
     return [Flag(kind, f"{what}, {amount(free)} are free; try {remedy}")]
+
+
+def _busy(place: Place) -> list[Flag]:
+    """Whether other processes take the cores from what is measured."""
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < _BUSY * cores:
+        return []
+    return [Flag("note", f"this machine is at work for others (load {load:.1f} on {_counted(cores, 'core')}): times are too long")]
 
 
 def amount(size: float) -> str:
