@@ -56,7 +56,7 @@ class Standing:
     detail: str
     command: str | None = None  # what was typed to start it
     job: str | None = None  # its name in the cluster's queue
-    in_queue: bool = False  # whether that job still waits or is at work
+    in_queue: bool | None = False  # whether that job still waits or is at work; None when the queue did not say
 
 
 def standings(top: Path, now: float, queue: squeue.Queue | None = None) -> list[Standing]:
@@ -124,7 +124,8 @@ def _standing(folder: Path, run: dict[str, Any], now: float, queue: squeue.Queue
         detail = f"held-out loss {final.get('heldout_loss', float('nan')):.3f}" + (f"; {detail}" if detail else "")
     if status in {"queued", "running", "stalled"} and queue is not None and name is not None and queue.problem is None:
         detail = _told(detail, f"job {name} is no longer in the queue" if job is None else str(job))
-    in_queue = job is not None and not job.is_over
+    asked = name is None or (queue is not None and queue.problem is None)
+    in_queue = (job is not None and not job.is_over) if asked else None
     return Standing(folder, status, step, run.get("steps"), detail, run.get("command"), name, in_queue)
 
 
@@ -201,8 +202,11 @@ def advice(found: list[Standing], top: Path) -> list[str]:
     for status in ("failed", "stalled"):
         if by_status[status] and (log := _log(by_status[status])) is not None:
             lines.append(f"why it {'failed' if status == 'failed' else 'stopped'}: tail -n 30 {shlex.quote(str(log))}")
-    if ended := [s.job for s in by_status["stalled"] if s.job is not None and not s.in_queue]:
+    jobs = [(s.job, s.in_queue) for s in by_status["stalled"] if s.job is not None]
+    if ended := [job for job, in_queue in jobs if in_queue is False]:
         lines.append(f"how its job ended: sacct -j {shlex.quote(ended[0])}")
+    if silent := [job for job, in_queue in jobs if in_queue]:
+        lines.append(f"its job still runs, without a sign of life; to end it: scancel {shlex.quote(silent[0])}")
     if waiting := [s.job for s in by_status["queued"] if s.job is not None and s.in_queue]:
         lines.append(f"{len(waiting)} wait in the cluster's queue; when they may start: squeue --start --jobs={_arrays(waiting)}")
     lines += _go_on([s for status in ("failed", "stalled", "queued") for s in by_status[status] if not s.in_queue], top)
@@ -235,7 +239,8 @@ def _go_on(found: list[Standing], top: Path) -> list[str]:
     for command, runs in list(by_command.items())[:_COMMANDS]:
         counts = Counter(s.status for s in runs)
         what = ", ".join(f"{n} {status}" for status, n in counts.items())
-        at_work = " once nothing is at work on them" if set(counts) == {"queued"} else ""
+        unsure = any(s.in_queue is None for s in runs) or (set(counts) == {"queued"} and any(s.job is None for s in runs))
+        at_work = " once nothing is at work on them" if unsure else ""
         lines.append(f"go on with {what}{at_work}: {command}")
     if len(by_command) > _COMMANDS:
         lines.append(f"... and {len(by_command) - _COMMANDS} more commands; each run.json below {top} has its own")

@@ -162,6 +162,7 @@ def test_the_queue_tells_what_the_disk_cannot(tmp_path, cluster, capsys):
     assert rows["run4"][0] == "stalled" and rows["run4"][1].endswith("job 12_4 is no longer in the queue")
     assert rows["run5"] == ("queued", "job 12_5 is no longer in the queue")
     assert "how its job ended: sacct -j 12_3" in lines
+    assert "its job still runs, without a sign of life; to end it: scancel 12_2" in lines
     assert any(line.startswith("2 wait in the cluster's queue") and line.endswith("--jobs=12") for line in lines)
     assert f"go on with 2 stalled, 1 queued: {COMMAND}" in lines, "what the queue holds is left to it"
     (call,) = calls.read_text().splitlines()
@@ -185,11 +186,13 @@ def test_a_beating_run_runs_and_shows_its_job(tmp_path, cluster):
     [({"code": 1, "error": "slurm_load_jobs error: Unable to contact"}, "Unable to contact"), ({"code": 3}, "exit code 3")],
 )
 def test_a_queue_that_cannot_be_asked_is_one_line(tmp_path, cluster, capsys, answer, said):
-    run(tmp_path / "runs", "one", "queued", slurm={"job": "12_0"})
+    run(tmp_path / "runs", "one", "queued", slurm={"job": "12_0"}, command=COMMAND)
+    run(tmp_path / "runs", "two", "running", slurm={"job": "12_1"}, command=COMMAND)
     cluster(**answer)
     lines = shown(tmp_path / "runs", capsys)
     assert [said in line for line in lines if line.startswith("cluster queue:")] == [True]
-    assert lines[0].startswith("queued\t10/100") and "no longer" not in lines[0]
+    assert f"go on with 1 stalled, 1 queued once nothing is at work on them: {COMMAND}" in lines
+    assert not any("no longer" in line or "sacct" in line for line in lines)
 
 
 def test_a_queue_that_hangs_is_left(cluster):
