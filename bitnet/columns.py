@@ -17,6 +17,16 @@ STUDY_COLUMNS: dict[str, str] = {
 }
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+MANY_CONTEXTS = (20, 200, 2000)
+
+HOW = ("greedy", "sampled")
+TEXT_NUMBERS = {
+    "distinct_1": "distinct tokens / tokens",
+    "distinct_2": "distinct 2-grams / tokens",
+    "seq_rep_4": "1 - distinct 4-grams / 4-grams of a continuation, averaged",
+    "diversity": "product over n = 2..4 of 1 - seq-rep-n",
+    "zipf": "slope of log frequency over log rank",
+}
 
 OTHER_COLUMNS: dict[str, str] = {
     "tokens": "training tokens seen",
@@ -27,6 +37,8 @@ OTHER_COLUMNS: dict[str, str] = {
     "grad_norm": "global gradient norm of that batch, before clipping",
     "contexts_uniq": "distinct argmaxes at the last position of the random contexts (the study's metric A)",
     "contexts_positions": "number of random contexts: the ceiling of contexts_uniq",
+    **{f"random_uniq_{n}": f"distinct argmaxes at the last position of {n} random contexts" for n in MANY_CONTEXTS},
+    **{f"text_uniq_{n}": f"the same for {n} contexts of held-out text, evenly spread" for n in MANY_CONTEXTS},
     "first_batch_uniq": "distinct argmaxes over the first training batch (the study's metric B)",
     "first_batch_positions": "positions in the first training batch",
     "first_batch_distinct_targets": "distinct next tokens there",
@@ -44,6 +56,16 @@ OTHER_COLUMNS: dict[str, str] = {
     "logit_std": "standard deviation of the held-out logits",
     # to 1/256 of its distance from the median logit at the first held-out position, so that a tiny spread still shows
     **{f"logit_p{p}": f"percentile {p} of the held-out logits (8 bits of its distance from their middle)" for p in PERCENTILES},
+    "logit_skewness": "third standardised moment of the held-out logits",
+    "logit_kurtosis": "fourth standardised moment (3 for a normal distribution)",
+    "logit_bimodality": "(skewness^2 + 1) / kurtosis: 1/3 for a normal distribution, 5/9 for a uniform one, 1 for two points",
+    "logit_max_abs": "largest magnitude of a held-out logit",
+    "logsumexp_mean": "mean over held-out positions of the softmax's log normaliser",
+    "logsumexp_std": "its standard deviation",
+    "rep_16": "share of held-out argmaxes that occur in the 16 tokens before them",
+    "rep_32": "in the 32 tokens before them",
+    "rep_128": "in the 128 tokens before them",
+    **{f"{how}_{name}": f"{what}, {how} continuations of held-out prompts" for how in HOW for name, what in TEXT_NUMBERS.items()},
     "ternary_neg": "share of -1 among the ternary codes",
     "ternary_zero": "share of 0",
     "ternary_pos": "share of +1",
@@ -53,12 +75,18 @@ OTHER_COLUMNS: dict[str, str] = {
     "latent_ffn": "mean magnitude of the latent FFN projections",
     "latent_head": "mean magnitude of the head",
     "latent_norm": "mean magnitude of the norm gains",
+    "outside_codes": "ternary codes outside -1, 0, 1",
+    "outside_latents": "latent parameters outside [-1, 1], embedding, head and gains included: the study's count",
+    **{f"outside_{part}": f"those of them in the {part}" for part in ("embedding", "attention", "ffn", "head", "norm")},
+    "outside_scaled_attention": "share of latent attention weights above mean(abs w), which clipping brings back",
+    "outside_scaled_ffn": "the same for the FFN",
 }
 
 COLUMNS: tuple[str, ...] = (*STUDY_COLUMNS, *OTHER_COLUMNS)
 INTEGERS = frozenset(
     {"Step", "UniquePredictions", "tokens"}
-    | {c for c in OTHER_COLUMNS if c.endswith(("_uniq", "_positions", "_distinct_targets"))}
+    | {c for c in OTHER_COLUMNS if c.endswith(("_uniq", "_positions", "_distinct_targets")) or "_uniq_" in c}
+    | {c for c in OTHER_COLUMNS if c.startswith("outside_") and "scaled" not in c}
 )
 _STUDY_FORMATS = {"Loss": "{:.4f}", "LR": "{:.6f}", "WD": "{:.2f}"}
 

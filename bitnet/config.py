@@ -39,6 +39,7 @@ class ModelConfig(Part):
 
     `norm_placement`: `block_and_bitlinear` (the study: before attention and FFN and again inside every BitLinear),
     `bitlinear` (the FAQ and BitNet 2B4T: one norm per BitLinear input, none before the blocks), `block` (pre-norm only).
+    `output_scale` multiplies the logits.
     """
 
     hidden_size: Count
@@ -55,6 +56,7 @@ class ModelConfig(Part):
     rope_theta: Positive = 10_000.0
     init: Literal["pytorch", "normal"] = "pytorch"
     init_std: Positive = 0.02
+    output_scale: Positive = 1.0
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
@@ -151,19 +153,23 @@ class SmoothingConfig(Part):
 
 
 class OptimizerConfig(Part):
-    """`adam_l2` adds weight_decay x w to the gradient (coupled); `adamw` shrinks w by lr x weight_decay (decoupled)."""
+    """`adam_l2` adds weight_decay x w to the gradient (coupled); `adamw` shrinks w by lr x weight_decay (decoupled).
+
+    `reset_at`: the optimizer forgets its running means where stage 2 would begin at this fraction of the run (null: never).
+    """
 
     kind: Literal["adam_l2", "adamw"]
     betas: tuple[OpenFraction, OpenFraction] = (0.9, 0.95)
     eps: Positive = 1e-8
     decay_scope: Literal["all", "matrices", "bitlinear"] = "all"
+    reset_at: OpenFraction | None = None
 
 
 class QuantConfig(Part):
     """What a BitLinear does to its weights (per tensor) and to its input (per token)."""
 
-    weights: Literal["ternary", "int8", "float"]
-    activations: Literal["int8", "float"]
+    weights: Literal["ternary", "int8", "bf16", "float"]
+    activations: Literal["int8", "bf16", "float"]
 
 
 class RegularizerConfig(Part):
@@ -260,6 +266,8 @@ class ProbeConfig(Part):
     `metric`: which count is UniquePredictions: `random_contexts` (the study's metric A) or `first_batch` (its metric B).
     `contexts` x `context_length`: uniformly random token ids, drawn from the seed; `redraw`: fresh ones each time.
     `heldout_sequences`: sequences of `seq_len` held-out tokens.
+    `many_contexts`: the metric again over up to so many contexts (of 20, 200, 2000), random ones and held-out text.
+    `prompts` held-out prompts of `seq_len` tokens are continued by `new_tokens`, greedily and sampled (0 prompts: not at all).
     """
 
     metric: Literal["random_contexts", "first_batch"] = "random_contexts"
@@ -267,6 +275,9 @@ class ProbeConfig(Part):
     context_length: Count = 8
     redraw: bool = False
     heldout_sequences: Count = 32
+    many_contexts: Literal[0, 20, 200, 2000] = 200
+    prompts: Whole = 8
+    new_tokens: Count = 32
 
 
 class CheckpointConfig(Part):

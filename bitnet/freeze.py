@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from bitnet import data
 from bitnet.config import RunConfig
 from bitnet.errors import UserError
+from bitnet.heldout import Heldout
 from bitnet.identity import digest, identity
 from bitnet.records import FINAL, RunRecord, check_writable, locate, readable
 
@@ -60,24 +61,8 @@ def prepare(config: RunConfig) -> data.Prepared:
     return _prepared[key]
 
 
-def heldout_windows(tokens: np.ndarray, sequences: int, seq_len: int) -> np.ndarray:
-    """`sequences` windows of seq_len + 1 tokens, evenly spread over the held-out tokens; int64, sequences x (seq_len + 1).
-
-    Raises:
-        UserError: when the held-out part is too short for them.
-    """
-    there = (len(tokens) - 1) // seq_len
-    if there < sequences:
-        raise UserError(
-            f"probe.heldout_sequences={sequences}: the held-out part has {len(tokens)} tokens, "
-            f"enough for {max(there, 0)} sequences of seq_len={seq_len}"
-        )
-    starts = (np.arange(sequences) * there // sequences) * seq_len
-    return np.stack([tokens[s : s + seq_len + 1] for s in starts]).astype(np.int64)
-
-
-def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[data.Batches, np.ndarray]:
-    """The batches and held-out windows of a run.
+def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[data.Batches, Heldout]:
+    """The batches and the held-out text of a run.
 
     Raises:
         UserError: when there is too little data for them.
@@ -90,7 +75,7 @@ def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[data.Batches
         at_end=config.data.at_end,
         seed=config.seed,
     )
-    return batches, heldout_windows(prepared.heldout, config.probe.heldout_sequences, config.seq_len)
+    return batches, Heldout(prepared.heldout, config.probe.heldout_sequences, config.seq_len)
 
 
 def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> Resolved:

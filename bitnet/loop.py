@@ -6,7 +6,7 @@ Shapes: B sequences, T tokens, N = B x T positions, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -46,7 +46,9 @@ class Trainer:
     regularizer: RegularizerConfig
     log_frequency_V: Tensor
     autocast: Callable[[], AbstractContextManager]
+    decode: Callable[[Sequence[int]], str]
     device: torch.device
+    forget_at: int | None = None  # the step before whose update the optimizer forgets its running means
     regularizer_state: losses.State = field(default_factory=dict)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -67,6 +69,8 @@ class Trainer:
 
     def update(self, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """One optimizer step; loss, addition and gradient norm stay on the device."""
+        if step == self.forget_at:
+            optim.forget(self.optimizer)
         optim.set_rates(self.optimizer, self.applied_lr(step), self.applied_wd(step))
         loss, extra = self.losses(*self.batch(step))
         (loss if extra is None else loss + extra).backward()
@@ -89,6 +93,10 @@ class Trainer:
             "wd_applied": self.applied_wd(step),
             "grad_norm": float(norm),
         } | self.probe.measure(step)
+
+    def texts(self) -> list[dict[str, str]]:
+        """The continuations of the last evaluation, for people to read."""
+        return [{name: self.decode(ids) for name, ids in sample.items()} for sample in self.probe.samples]
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state, flat."""
@@ -209,6 +217,7 @@ def train(
                 metrics.append(known)
                 return Outcome("diverged", step, f"the held-out loss is not finite after the update of step {step}")
             metrics.append(row)
+            record.write_samples(step, trainer.texts())
             progress.evaluated(step, row)
         if save:
             checkpoint.save(record.checkpoints, step, trainer.tensors(), facts, saving.keep)

@@ -48,6 +48,20 @@ def percentiles(histogram: Tensor, shares: Iterable[float]) -> Tensor:
     return _bf16_value(torch.searchsorted(cumulative, ranks.ceil().clamp(min=1).long()))
 
 
+def moments(histogram: Tensor) -> tuple[Tensor, Tensor]:
+    """Skewness and kurtosis (3 for a normal distribution) of what a bfloat16 histogram counts; nan where nothing varies."""
+    finite = histogram * torch.isfinite(_all_bf16_values(histogram.device))
+    share = finite.double() / finite.sum()
+    away = torch.where(finite > 0, _all_bf16_values(histogram.device), 0.0)
+    away = away - (share * away).sum()
+    variance = (share * away.square()).sum()
+    return (share * away**3).sum() / variance**1.5, (share * away**4).sum() / variance.square()
+
+
+def _all_bf16_values(device: torch.device) -> Tensor:
+    return _bf16_value(torch.arange(_BF16_KEYS, device=device))
+
+
 class Predictions:
     """Statistics over predictions, gathered chunk by chunk so that the logits of a whole evaluation never stand in memory."""
 
@@ -55,8 +69,11 @@ class Predictions:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
+        self.argmax: list[Tensor] = []  # of each chunk, in order
+
         self.positions = 0
         self._loss, self._entropy, self._top1, self._sum, self._squares = (zeros(()) for _ in range(5))
+        self._normaliser, self._normaliser_squares, self._max_abs = (zeros(()) for _ in range(3))
         self._mean_p_V = zeros(vocab_size)
         self._argmax_V = torch.zeros(vocab_size, dtype=torch.int64, device=device)
         self._target_V = torch.zeros(vocab_size, dtype=torch.int64, device=device)
@@ -77,7 +94,13 @@ class Predictions:
         # squared in float64: a spread far below the mean, as of collapsed logits, drowns in fp32's rounding
         self._squares += torch.linalg.vector_norm(logits_NV, dtype=torch.float64).square()
         self._mean_p_V += p_NV.sum(dim=0, dtype=torch.float64)
-        self._argmax_V += torch.bincount(logits_NV.argmax(dim=-1), minlength=vocab_size)
+        normaliser_N = logits_NV[:, 0].double() - logp_NV[:, 0].double()
+        self._normaliser += normaliser_N.sum()
+        self._normaliser_squares += normaliser_N.square().sum()
+        low, high = torch.aminmax(logits_NV)
+        self._max_abs = torch.maximum(self._max_abs, torch.maximum(-low, high).double())
+        self.argmax.append(logits_NV.argmax(dim=-1))
+        self._argmax_V += torch.bincount(self.argmax[-1], minlength=vocab_size)
         self._target_V += torch.bincount(targets_N, minlength=vocab_size)
         if self._centre is None:
             # Counted from a value in their midst, logits keep 8 bits of their spread, however far from 0 they lie. The first
@@ -88,7 +111,8 @@ class Predictions:
     def result(self) -> dict[str, float]:
         """The columns of an evaluation; one synchronisation with the device."""
         n, entries = self.positions, int(self.positions * self._mean_p_V.numel())
-        mean = self._sum / entries
+        mean, normaliser = self._sum / entries, self._normaliser / n
+        skewness, kurtosis = moments(self._histogram)
         values = {
             "loss": self._loss / n,
             "uniq": (self._argmax_V > 0).sum(),
@@ -99,6 +123,12 @@ class Predictions:
             "top1_prob": self._top1 / n,
             "logit_mean": mean,
             "logit_std": (self._squares / entries - mean.square()).clamp(min=0).sqrt(),
+            "logit_skewness": skewness,
+            "logit_kurtosis": kurtosis,
+            "logit_bimodality": (skewness.square() + 1) / kurtosis,
+            "logit_max_abs": self._max_abs,
+            "logsumexp_mean": normaliser,
+            "logsumexp_std": (self._normaliser_squares / n - normaliser.square()).clamp(min=0).sqrt(),
         }
         shares = percentiles(self._histogram, [p / 100 for p in PERCENTILES])
         if self._centre is not None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitnet.config import ModelConfig, QuantConfig
-from bitnet.quant import ACTIVATIONS, WEIGHTS, quantise_rows, straight_through, ternary_codes
+from bitnet.quant import ACTIVATIONS, WEIGHTS, absmean_scaled, quantise_rows, straight_through, ternary_codes
 
 ACTIVATION_FUNCTIONS = {"relu2": lambda x: F.relu(x).square(), "silu": F.silu, "gelu": F.gelu}
 
@@ -63,6 +63,11 @@ class BitLinear(nn.Module):
     def codes(self) -> Tensor:
         """The ternary codes of the weight as int8, out x in."""
         return quantise_rows(self.weight, self.blocks, ternary_codes).to(torch.int8)
+
+    @torch.no_grad()
+    def scaled(self) -> Tensor:
+        """The latent weight over its scale mean(abs w), out x in: what the codes are rounded from."""
+        return quantise_rows(self.weight, self.blocks, absmean_scaled)
 
 
 def rope_tables(length: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -138,6 +143,7 @@ class BitNet(nn.Module):
 
     def __init__(self, c: ModelConfig, quant: QuantConfig, vocab_size: int, max_length: int) -> None:
         super().__init__()
+        self.output_scale = c.output_scale
         self.embedding = nn.Embedding(vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(Block(c, quant) for _ in range(c.num_layers))
         self.norm = RMSNorm(c.hidden_size, c.norm_eps)
@@ -174,9 +180,14 @@ class BitNet(nn.Module):
             x_BTD = layer(x_BTD, cos_TE, sin_TE)
         return self.norm(x_BTD)
 
+    def logits(self, x_ND: Tensor) -> Tensor:
+        """What the head, times `output_scale`, makes of the hidden states, ... x V."""
+        logits_NV = self.head(x_ND)
+        return logits_NV if self.output_scale == 1 else logits_NV * self.output_scale
+
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Logits, B x T x V."""
-        return self.head(self.hidden(ids_BT))
+        return self.logits(self.hidden(ids_BT))
 
 
 PARTS = ("embedding", "attention", "ffn", "head", "norm")

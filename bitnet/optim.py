@@ -45,6 +45,11 @@ def set_rates(optimizer: Optimizer, lr: float, weight_decay: float) -> None:
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
 
 
+def forget(optimizer: Optimizer) -> None:
+    """Drop the running means of the gradients and their bias correction, as if training began here."""
+    optimizer.state.clear()
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scale the gradients to a global norm of at most `max_norm` (None: leave them); returns the norm before, on the device."""
     parameters = list(parameters)

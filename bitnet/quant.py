@@ -18,9 +18,14 @@ def _weight_scale(w_OI: Tensor) -> Tensor:
     return 1.0 / w_OI.abs().mean().clamp_(min=_TINY)
 
 
+def absmean_scaled(w_OI: Tensor) -> Tensor:
+    """w / mean(abs w): what is rounded and clipped to codes. Entries beyond 1 in magnitude are usual here, and no fault."""
+    return w_OI * _weight_scale(w_OI)
+
+
 def ternary_codes(w_OI: Tensor) -> Tensor:
     """Codes in {-1, 0, 1}, as floats: w / mean(abs w), rounded and clipped (FAQ, absmean quantisation)."""
-    return (w_OI * _weight_scale(w_OI)).round_().clamp_(-1, 1)
+    return absmean_scaled(w_OI).round_().clamp_(-1, 1)
 
 
 def ternary_weight(w_OI: Tensor) -> Tensor:
@@ -46,9 +51,19 @@ def int8_activation(x_I: Tensor) -> Tensor:
     return (x_I * scale).round_().clamp_(-128, 127).div_(scale)
 
 
+def bf16(x: Tensor) -> Tensor:
+    """Rounded to bfloat16's 8 significant bits, kept as fp32: 16-bit storage in place of ternary codes."""
+    return x.to(torch.bfloat16).float()
+
+
 # A new quantiser is one pure function above and one entry here; None leaves the operand as it is.
-WEIGHTS: dict[str, Callable[[Tensor], Tensor] | None] = {"ternary": ternary_weight, "int8": int8_weight, "float": None}
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"int8": int8_activation, "float": None}
+WEIGHTS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "ternary": ternary_weight,
+    "int8": int8_weight,
+    "bf16": bf16,
+    "float": None,
+}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"int8": int8_activation, "bf16": bf16, "float": None}
 
 
 class _StraightThrough(torch.autograd.Function):

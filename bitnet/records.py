@@ -166,11 +166,16 @@ class RunRecord:
         text = yaml.dump(dict(config), Dumper=_YamlDumper, sort_keys=False)
         write_atomically(self.folder / "config.yaml", text, lasting=False)
 
+    def write_samples(self, step: int, samples: list[dict[str, str]]) -> None:
+        """Continuations of held-out prompts at the newest evaluation, as text."""
+        text = json.dumps({"step": step, "samples": samples}, indent=2, ensure_ascii=False)
+        write_atomically(self.folder / "samples.json", text + "\n", lasting=False)
+
     def clear(self) -> None:
         """Remove a run's results."""
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
-        for name in ("metrics.csv", "run.json", "error.txt", "log.txt"):
+        for name in ("metrics.csv", "samples.json", "run.json", "error.txt", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from bitnet.probe import Probe
 from bitnet.progress import Progress, Timing
 from bitnet.records import FINAL, RunRecord, now, provenance, result
 from bitnet.stopping import StopRequests, stop_requests
+from bitnet.tokenizer import decode
 
 _GO_ON = "launch again to go on"
-from bitnet.tokenizer import decode
 
 
 # ------------------------------------------------------------------------------------------------------------- building

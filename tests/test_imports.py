@@ -18,9 +18,11 @@ FLOORS = [
     {"invalid", "claims"},
     {"config"},
     {"identity"},
-    {"quant", "schedules", "losses", "metrics"},
+    {"quant", "schedules", "losses", "metrics", "textstats"},
     {"model"},
-    {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "probe", "progress"},
+    {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "heldout", "progress"},
+    {"continuations", "weights"},
+    {"probe"},
     {"loop"},
     {"device", "freeze"},
     {"run"},
@@ -28,10 +30,12 @@ FLOORS = [
     {"worker", "pool", "slurm", "cost"},
     {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
 ]
-ANALYSIS = {"runs", "experiments", "tables", "printed", "verification", "report", "status"}
+ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
+ANALYSIS |= {"stats", "factors", "evidence", "verdicts"}
 GROUND = FLOORS[0] | FLOORS[1]
 KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "plugins"}
-KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "loop", "run", "pool", "device", "worker", "cost"}
+KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "continuations", "weights"}
+KNOWS_TORCH |= {"loop", "run", "pool", "device", "worker", "cost"}
 
 
 def module_of(path: Path) -> str:

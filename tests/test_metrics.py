@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -54,8 +55,14 @@ def test_predictions_are_numpys(logits, targets):
         "top1_prob": p.max(1).mean(),
         "logit_mean": z.mean(),
         "logit_std": z.std(),
+        "logit_skewness": scipy.stats.skew(rounded, axis=None),
+        "logit_kurtosis": scipy.stats.kurtosis(rounded, axis=None, fisher=False),
+        "logit_max_abs": np.abs(z).max(),
+        "logsumexp_mean": np.log(np.exp(z).sum(1)).mean(),
+        "logsumexp_std": np.log(np.exp(z).sum(1)).std(),
         "positions": N,
     }
+    expected["logit_bimodality"] = (expected["logit_skewness"] ** 2 + 1) / expected["logit_kurtosis"]
     expected |= {f"logit_p{q}": np.percentile(rounded, q, method="inverted_cdf") for q in PERCENTILES}
     got = gathered(logits, targets, N)
     assert got.keys() == expected.keys()
