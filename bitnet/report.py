@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bitnet import experiments, printed, published, runs, tables, verification
+from bitnet import experiments, layout, printed, published, runs, tables, verification
 from bitnet.called import called
 from bitnet.errors import UserError
 
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(called("report"), description=_DESCRIPTION, epilog=examples, formatter_class=raw)
     parser.add_argument("dirs", nargs="+", metavar="DIR", type=Path, help="run folders, or folders that hold some")
-    parser.add_argument("--format", choices=list(printed.FORMATS), help="of the text (default: by FILE's name, else plain)")
+    parser.add_argument("--format", choices=list(layout.FORMATS), help="of the text (default: by FILE's name, else plain)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the text there: plain, or as .md or .tex")
     parser.add_argument("--tables", metavar="DIR", type=Path, help="for CSV and Parquet (default: tables/ in the first DIR)")
     return parser
@@ -91,7 +91,7 @@ def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain") 
 
     Args:
         out: folder of the files, `tables/` in the first of `dirs` by default.
-        style: a key of `bitnet.printed.FORMATS`.
+        style: a key of `bitnet.layout.FORMATS`.
     Raises:
         UserError: a folder that is not there, is a file, holds no run, or can't be written.
     """
@@ -103,11 +103,11 @@ def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain") 
     folder = dirs[0] / "tables" if out is None else out
     write(frames, folder)
     width = max(_NARROWEST, shutil.get_terminal_size((_USUAL, 24)).columns)
-    texts = [printed.render(section, style, width) for section in sections]
+    texts = [layout.render(section, style, width) for section in sections]
     return "\n".join([*texts, f"{'% ' * (style == 'latex')}{len(frames)} tables as CSV and Parquet in {folder}"])
 
 
-def _all_tables(records: runs.Records, dirs: Sequence[Path]) -> tuple[dict[str, pd.DataFrame], list[printed.Section]]:
+def _all_tables(records: runs.Records, dirs: Sequence[Path]) -> tuple[dict[str, pd.DataFrame], list[layout.Section]]:
     """Every table by its file name, with the experiment that a row is of, and what is printed of them."""
     if not len(records.runs):
         return _over_all(records, None)
@@ -128,7 +128,7 @@ def _all_tables(records: runs.Records, dirs: Sequence[Path]) -> tuple[dict[str, 
     return frames | over_all, [*sections, *last]
 
 
-def _tables(records: runs.Records, theirs: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[printed.Section]]:
+def _tables(records: runs.Records, theirs: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[layout.Section]]:
     """The tables of one experiment by their file names, and what is printed of them; `theirs` as of `published.match`."""
     found, metrics, arms = records.runs, records.metrics, tables.arms(records.runs)
     frames = {
@@ -148,7 +148,7 @@ def _tables(records: runs.Records, theirs: pd.DataFrame) -> tuple[dict[str, pd.D
     return frames, sections
 
 
-def _over_all(records: runs.Records, theirs: pd.DataFrame | None) -> tuple[dict[str, pd.DataFrame], list[printed.Section]]:
+def _over_all(records: runs.Records, theirs: pd.DataFrame | None) -> tuple[dict[str, pd.DataFrame], list[layout.Section]]:
     """The tables that span experiments: the verification plan, and what is not done."""
     found = records.runs
     frames = {"not_done": tables.not_done(found, records.unreadable)}
