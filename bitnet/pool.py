@@ -23,6 +23,7 @@ from bitnet import heartbeat
 from bitnet.progress import clock
 from bitnet.records import RunRecord, now
 from bitnet.server import Server, server
+from bitnet.stopping import SIGNALS
 
 SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
 _REDRAW_SECONDS = 0.5
@@ -87,15 +88,17 @@ class _Course:
 def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu: int) -> dict[Path, int]:
     """Execute the runs in `folders`, each in its own process; returns their exit codes. The other arguments: see `room`.
 
-    Every run goes to its end, whatever becomes of the others. After Ctrl-C or SIGTERM no new run starts, those at work save
-    and end, and KeyboardInterrupt is raised.
+    Every run goes to its end, whatever becomes of the others. After Ctrl-C, SIGTERM or SIGUSR2 no new run starts, those at work
+    save and end, and KeyboardInterrupt is raised.
     """
     course = _Course(list(folders))
-    with _asked_to_stop(course), _shown(course, folders) as redraw, server() as forking:
+    with _stopped_by_signals(course), _shown(course, folders) as redraw, server() as forking:
         where = room(len(folders), device, jobs, jobs_per_gpu, forking.gpus)
         while course.running or (course.waiting and not course.stopping):
             while course.waiting and not course.stopping and len(course.running) < where.jobs:
                 _start(forking, course, where)
+            if course.stopping:
+                forking.stop()
             for folder, code in forking.ended(_REDRAW_SECONDS):
                 _end(course, folder, code)
             redraw()
@@ -119,22 +122,20 @@ def _end(course: _Course, folder: Path, code: int) -> None:
     if code not in (0, 130) and record.read().get("status") in {"queued", "running"}:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         hint = "; out of memory?" if code == -signal.SIGKILL else ""
-        record.update(status="failed", reason=f"its process {how}{hint}", finished=now())
+        try:
+            record.update(status="failed", reason=f"its process {how}{hint}", finished=now())
+        except OSError as error:  # the disk is full: the other runs go on
+            print(f"{folder}: its process {how}, which can't be recorded: {error.strerror}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _asked_to_stop(course: _Course) -> Iterator[None]:
-    """SIGINT (which a terminal sends to the runs as well) and SIGTERM (passed on to them) stop the course."""
+def _stopped_by_signals(course: _Course) -> Iterator[None]:
+    """Every request to stop, a terminal's Ctrl-C among them, stops the course: no run starts, those at work save and end."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         course.stopping = True
-        for folder in course.running:
-            pid = RunRecord(folder).read().get("pid")
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
 
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, stop) for s in SIGNALS}
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ class Server:
         command = [sys.executable, "-m", "bitnet.worker"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.at_work = 0
+        self.stopping = False
         self._pending = b""
 
     @functools.cached_property
@@ -40,6 +41,13 @@ class Server:
         self.process.stdin.write((json.dumps(job) + "\n").encode())
         self.process.stdin.flush()
         self.at_work += 1
+
+    def stop(self) -> None:
+        """Ask every run that was started to save and end. Told once, whatever the number of calls."""
+        if not self.stopping:
+            self.stopping = True
+            self.process.stdin.write(b'"stop"\n')
+            self.process.stdin.flush()
 
     def ended(self, seconds: float) -> list[tuple[Path, int]]:
         """Runs that ended by now, with the exit codes of their processes; waits up to `seconds` for the first.

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from bitnet.stopping import SIGNALS
 
 _LEASE_SECONDS = 0.2  # between tries for a free GPU
 
@@ -75,15 +77,21 @@ def work(job: dict[str, Any]) -> int:
 
 
 def _fork(job: dict[str, Any]) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child heeds them: no request to stop is lost
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return pid
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code = work(job)
+    except KeyboardInterrupt:
+        code = 130
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -94,6 +102,12 @@ def _fork(job: dict[str, Any]) -> int:
 def _spawn(job: dict[str, Any]) -> int:
     """Where a process that has imported torch can't safely be forked: a fresh interpreter for each run."""
     return subprocess.Popen([sys.executable, "-m", "bitnet.worker", json.dumps(job)], stdin=subprocess.DEVNULL).pid
+
+
+def _stop(pids: Iterable[int]) -> None:
+    """Ask runs to save and end: processes of this one's own, whose ids no other process can have until they are waited for."""
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
 
 
 def _warm_up() -> None:
@@ -132,8 +146,8 @@ def _count_gpus() -> int:
 
 def serve() -> None:
     """Say how many GPUs there are, then fork a process for each line of the input; report each end on the output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the runs themselves
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # they are for the runs, which a terminal's Ctrl-C reaches by itself
     _warm_up()
     with contextlib.suppress(BrokenPipeError):
         os.write(1, (json.dumps({"gpus": _count_gpus()}) + "\n").encode())
@@ -159,7 +173,10 @@ def serve() -> None:
                 *lines, pending = (pending + received).split(b"\n")
                 for line in lines:
                     job = json.loads(line)
-                    running[start(job)] = job["folder"]
+                    if job == "stop":
+                        _stop(running)
+                    else:
+                        running[start(job)] = job["folder"]
             for pid in list(running):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:

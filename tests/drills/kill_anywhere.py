@@ -20,7 +20,7 @@ from pathlib import Path
 from common import SMALL, STATEFUL, Drill, complete, differences, ended, partials, start, the_run, wait_until
 
 EVAL_EVERY = 7
-LENGTH = ["steps=900", f"eval_every={EVAL_EVERY}", "checkpoint.every=5"]
+LENGTH = ["steps=500", f"eval_every={EVAL_EVERY}", "checkpoint.every=5"]
 CONFIGURATIONS = {
     "study": [],
     "stateful": STATEFUL,
@@ -43,7 +43,7 @@ def killed_in_a_save(arguments: list[str], out: Path, luck: random.Random) -> bo
     """Start, kill while a partial checkpoint exists; whether it is really there afterwards."""
     with ended(start(*arguments)) as process:
         wait_until(lambda: not partials(out), process)  # what an earlier kill left is removed at the start
-        for _ in range(luck.randrange(1, 40)):
+        for _ in range(luck.randrange(1, 15)):
             wait_until(lambda: not partials(out), process)
             wait_until(lambda: partials(out), process)
         process.kill()
