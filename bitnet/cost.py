@@ -151,9 +151,10 @@ class Speed:
     evaluation: float
 
     def seconds(self, first: int, last: int, eval_every: int) -> float:
-        """From the step after `first` to `last`, with the evaluations that fall among them."""
-        evaluations = last // eval_every - first // eval_every + (first == 0 and eval_every > 1) + (last % eval_every != 0)
-        return (last - first) * self.step + evaluations * self.evaluation
+        """From the step after `first` to `last`, with the evaluations among them: at 1, every `eval_every`, and at `last`."""
+        extra = {step for step in (1, last) if first < step <= last and step % eval_every}
+        evaluations = max(0, last // eval_every - first // eval_every) + len(extra)
+        return max(0, last - first) * self.step + evaluations * self.evaluation
 
 
 def shape_of(config: RunConfig) -> str:

@@ -29,6 +29,10 @@ from bitnet.records import FINAL, RunRecord, locate, readable
 
 _GPT2_VOCABULARY = 50_257
 _TYPICAL = ("steps", "batch_size", "seq_len", "seed", "eval_every", "precision")  # keys that are shown, typed or not
+_BUSY = 0.5  # processes at work for each core, before the plan adds its own
+
+
+Shape = tuple[str, int]  # what decides a run's costs: `cost.shape_of`, and the size of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def _standing(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
     return f"{status}, goes on after step {saved:,}" if saved else f"{status}, from the start", False, saved
 
 
-def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, number: int) -> tuple[Forecast, list[Flag]]:
+def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, size: cost.Footprint, number: int) -> tuple[Forecast, list[Flag]]:
     """The forecast of a run, without its time, and what is to be said of its data."""
     config, flags = asked.config, []
     if not tokens.prepared:
@@ -205,7 +209,6 @@ def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, number: int) -> tu
     state, finished, done = ("unknown", False, 0) if folder is None else _standing(config, folder)
     if config.overwrite and folder is not None and RunRecord(folder).read().get("status") in FINAL:
         flags.append(Flag("note", "overwrite=true: results that are there are discarded", (number,)))
-    size = cost.footprint(config, tokens.data.vocab_size)
     ends = config.steps if steps is None else steps
     forecast = Forecast(
         run_id=run_id,
@@ -243,7 +246,10 @@ def forecast_all(
     sources = {_source(a.config): a.config for a in asked}  # arms share their data: looked at once
     found = {source: tokens_of(config) for source, config in sources.items()}
     tokens = [found[_source(a.config)] for a in asked]
-    drawn = [_one(a, s, t, n) for n, (a, s, t) in enumerate(zip(asked, settings(asked), tokens, strict=True), 1)]
+    shapes = [(cost.shape_of(a.config), t.data.vocab_size) for a, t in zip(asked, tokens, strict=True)]
+    sizes = {shape: cost.footprint(a.config, shape[1]) for shape, a in dict(zip(shapes, asked, strict=True)).items()}
+    each = zip(asked, settings(asked), tokens, shapes, strict=True)
+    drawn = [_one(a, shown, t, sizes[shape], n) for n, (a, shown, t, shape) in enumerate(each, 1)]
     runs = [run for run, _ in drawn]
     identities = [_identity(a.config, t) for a, t in zip(asked, tokens, strict=True)]
     flags = [flag for _, of_run in drawn for flag in of_run]
@@ -251,7 +257,7 @@ def forecast_all(
     machine = _machine(runs, place)
     if measuring and not any(f.kind == "error" for f in machine):
         flags += _busy(place)
-        seconds = _seconds(asked, runs, [t.data.vocab_size for t in tokens], place, say)
+        seconds = _seconds(asked, runs, shapes, place, say)
         runs = [replace(r, seconds=s) for r, s in zip(runs, seconds, strict=True)]
     return runs, _merged(flags + machine)
 
@@ -348,7 +354,7 @@ def _busy(place: Place) -> list[Flag]:
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load < _BUSY * cores:
         return []
-    return [Flag("note", f"this machine is at work for others (load {load:.1f} on {_counted(cores, 'core')}): times are too long")]
+    return [Flag("note", f"others use this machine (load {load:.1f} on {_counted(cores, 'core')}): idle, it is quicker")]
 
 
 def amount(size: float) -> str:
@@ -361,11 +367,10 @@ def amount(size: float) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- time
 def _seconds(
-    asked: Sequence[Asked], runs: Sequence[Forecast], vocabularies: Sequence[int], place: Place, say: Callable[[str], None]
+    asked: Sequence[Asked], runs: Sequence[Forecast], shapes: Sequence[Shape], place: Place, say: Callable[[str], None]
 ) -> list[float]:
     """Seconds of each run from now on, from one measurement for each shape."""
     device = pick_device(place.device)
-    shapes = [(cost.shape_of(a.config), v) for a, v in zip(asked, vocabularies, strict=True)]
     todo = {shape: a.config for shape, a, run in zip(shapes, asked, runs, strict=True) if not run.finished}
     speeds = {}
     for n, (shape, config) in enumerate(todo.items(), 1):

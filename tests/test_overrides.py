@@ -9,15 +9,15 @@ import pytest
 from bitnet import train
 from bitnet.overrides import normalise
 
+_WD = "no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2"
+_DROPOUT = "no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer="
 MEANT = {
     "sweep=quickstart": "sweep=quickstart: a named sweep is asked for by sweeps=quickstart",
     "sweep=quickstrat": "sweep=quickstrat: a named sweep is asked for by sweeps=NAME; did you mean 'quickstart'?",
-    "weight_decay=0.1": "weight_decay: no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 "
-    "and wd.stage2",
-    "optimizer.weight_decay=0.1": "optimizer.weight_decay: no such key; it is the group wd (wd=paper, wd=none, ...), whose values "
-    "are wd.stage1 and wd.stage2",
-    "dropout=0.1": "dropout: no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer=",
-    "model.dropout=0.1": "model.dropout: no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer=",
+    "weight_decay=0.1": f"weight_decay: {_WD}",
+    "optimizer.weight_decay=0.1": f"optimizer.weight_decay: {_WD}",
+    "dropout=0.1": f"dropout: {_DROPOUT}",
+    "model.dropout=0.1": f"model.dropout: {_DROPOUT}",
 }
 
 

@@ -8,7 +8,8 @@ from bitnet import usage
 
 
 def test_help_lists_the_groups_and_sweeps_of_config_dir(tmp_path):
-    for name, text in {"wd/mine.yaml": "", "myown/x.yaml": "", "sweeps/my_question.yaml": "sweep: {question: Does it learn?}"}.items():
+    files = {"wd/mine.yaml": "", "myown/x.yaml": "", "sweeps/my_question.yaml": "sweep:\n  question: Does it learn?"}
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     lines = usage.text(["--help", "--config-dir", str(tmp_path), "-m"]).splitlines()
