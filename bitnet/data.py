@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from bitnet.config import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.corpus import Corpus, Encode, Split, open_corpus, synthetic_tokens
-from bitnet.errors import UserError
+from bitnet.errors import UserError, is_of_disk
 from bitnet.files import sha256, sync_folder
 from bitnet.tokenizer import end_mark_id, fingerprint, gpt2, train_bpe
 
@@ -140,8 +140,8 @@ def _build(
     started = time.monotonic()
     say(f"data: preparing {folder} (once)")
     building = folder.with_name(f"{folder.name}.building-{os.getpid()}")
-    building.mkdir()
     try:
+        building.mkdir()
         if isinstance(data, SyntheticData):
             vocab_size, tallies = data.vocab_size, _write_synthetic(building, data)
         else:
@@ -154,6 +154,10 @@ def _build(
             shutil.rmtree(folder)
         building.rename(folder)
         sync_folder(folder.parent)
+    except OSError as error:
+        if not is_of_disk(error):
+            raise
+        raise UserError(f"data.cache={folder.parent}: {error.strerror}; make room there, or name another folder") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)  # renamed away, unless something failed
     say(

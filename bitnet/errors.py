@@ -1,13 +1,30 @@
-"""The one exception that a user may cause, and the sentence that it carries."""
+"""The one exception that a user may cause, and the sentence that it carries; and what is said of the others."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Input that cannot be used. Entry points print the message on one line and exit with code 2."""
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether a disk is full or broken, which is neither the user's mistake nor the program's."""
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
+def in_one_line(error: BaseException) -> str:
+    """Why something failed, as a record and a person should have it."""
+    if isinstance(error, OSError) and is_of_disk(error):
+        where = "" if error.filename is None else f" writing {error.filename}"
+        return f"{error.strerror}{where}; once that is mended, the same command goes on from the last checkpoint"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

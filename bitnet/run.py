@@ -15,7 +15,7 @@ from bitnet import checkpoint, data, losses, optim, schedules
 from bitnet.boundary import boundary_step
 from bitnet.config import RunConfig, load
 from bitnet.device import describe, make_deterministic, pick_device
-from bitnet.errors import UserError
+from bitnet.errors import UserError, in_one_line, is_of_disk
 from bitnet.freeze import alone, check_data, data_facts, prepare, say
 from bitnet.identity import digest, identity
 from bitnet.loop import Outcome, Trainer, train
@@ -117,14 +117,23 @@ def _attempt(record: RunRecord, config: RunConfig, device: str, threads: int | N
         record.update(status="failed", reason=str(error), finished=now())
         raise
     except Exception as error:
-        (record.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        record.update(status="failed", reason=f"{type(error).__name__}: {error}".splitlines()[0], finished=now())
+        _note_failure(record, error)
         raise
     except KeyboardInterrupt:
         step = record.read().get("step", 0)
         record.update(status="queued", reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
         raise
     raise KeyboardInterrupt
+
+
+def _note_failure(record: RunRecord, error: Exception) -> None:
+    """Record why a run failed; where the disk does not even take that, say so."""
+    try:
+        record.update(status="failed", reason=in_one_line(error), finished=now())
+        if not is_of_disk(error):
+            (record.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as second:
+        say(f"{record.folder}: run.json can't say that the run failed: {second.strerror}")
 
 
 def _its_data(record: RunRecord, config: RunConfig) -> data.Prepared:

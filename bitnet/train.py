@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bitnet import server, usage
 from bitnet.compose import choices
 from bitnet.config import load
-from bitnet.errors import UserError
+from bitnet.errors import UserError, in_one_line, is_of_disk
 from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split
 from bitnet.paths import share
 from bitnet.stopping import like_ctrl_c
@@ -74,10 +74,9 @@ def _execute(folder: Path) -> float | None:
         raise
     except Exception as error:
         trace = folder / "error.txt"
-        if _FULL_ERROR or not alone or not trace.exists():
+        if _FULL_ERROR or not alone or not (trace.exists() or is_of_disk(error)):
             raise
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"error: {what} (traceback in {trace})", file=sys.stderr)
+        print(f"error: {in_one_line(error)}{'' if is_of_disk(error) else f' (traceback in {trace})'}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
