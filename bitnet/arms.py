@@ -17,9 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from bitnet import pool, slurm
+from bitnet import pool, scaling, slurm
 from bitnet.called import called
-from bitnet.compose import Composer, plain, without_hydra
+from bitnet.compose import Composer, choices, plain, without_hydra
 from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
@@ -68,10 +68,13 @@ def expand(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:
     ]
 
 
-def arms_of(loader: ConfigLoader, named: SweepConfig | None, params: Mapping[str, str], arguments: list[str]) -> list[Arm]:
-    """Every arm of a multirun: what the command line asks for times what the named sweep does.
+def arms_of(
+    loader: ConfigLoader, config: RunConfig, options: Mapping[str, str], params: Mapping[str, str], arguments: list[str]
+) -> list[Arm]:
+    """Every arm of a multirun: what the command line asks for times what the named sweep does, at the scale that is asked for.
 
     Args:
+        config, options: of the sweep without its arms: its values, and what each group chose.
         params: Hydra's `sweeper.params`; axes like those of the command line.
         arguments: overrides of the command line, sweeps among them.
     """
@@ -79,7 +82,14 @@ def arms_of(loader: ConfigLoader, named: SweepConfig | None, params: Mapping[str
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
     (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
-    return [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
+    named, scale = config.sweep, config.scale
+    if scale is None:
+        return [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
+    if named is not None and scale.seeds:
+        named = named.model_copy(update={"seeds": scale.seeds})
+    base = scaling.base_overrides(scale, config, options, typed_keys)
+    scaled = [Arm(a.name, scaling.scaled_arm(scale, a.overrides)) for a in expand(named, typed_keys)]
+    return [Arm(a.name, (*fixed, *scaling.without(base, a.overrides), *a.overrides)) for a in scaled for fixed in product]
 
 
 def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]) -> Any:
@@ -90,7 +100,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
         SystemExit: with code 1, at the end, when a run failed.
     """
     config = typed(master)
-    arms = arms_of(loader, config.sweep, params, arguments)
+    arms = arms_of(loader, config, choices(master.hydra), params, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     left = {"failed"} if config.launcher.retry == 0 else set()

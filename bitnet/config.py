@@ -347,7 +347,7 @@ LauncherConfig = Annotated[LocalLauncher | SerialLauncher | SlurmLauncher, Field
 
 class SweepConfig(Part):
     """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
-    what it claims (`claims.py`), by name.
+    what it claims (`claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
     """
 
     name: str
@@ -358,6 +358,20 @@ class SweepConfig(Part):
     grid: dict[str, list[str | int | float | bool]] = {}
     seeds: list[Seed] = []
     claims: dict[str, AnyClaim] = {}
+    includes: list[str] = []
+
+
+class ScaleConfig(Part):
+    """How much of a named sweep is run: its lengths times `steps`, its model sizes by `sizes`, its seeds by `seeds` (empty: its own)."""
+
+    name: str
+    steps: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=1)] = 1.0
+    sizes: dict[str, str] = {}
+    seeds: list[Seed] = []
+
+    def length(self, steps: int) -> int:
+        """A number of steps at this scale; at least 1."""
+        return max(1, round(self.steps * steps))
 
 
 class RunConfig(Part):
@@ -389,6 +403,7 @@ class RunConfig(Part):
     checkpoint: CheckpointConfig
     launcher: LauncherConfig
     sweep: SweepConfig | None = None
+    scale: ScaleConfig | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:

@@ -114,7 +114,7 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
     composer = Composer(hydra.config_loader, master)
-    listed = arms.arms_of(hydra.config_loader, arms.typed(master).sweep, master.hydra.sweeper.params, typed)
+    listed = arms.arms_of(hydra.config_loader, arms.typed(master), choices(master.hydra), master.hydra.sweeper.params, typed)
     composed = [(arm, *composer.arm(arm.overrides)) for arm in listed]
     return [Asked(load(values), arm.overrides, options, arm.name) for arm, values, options in composed], True
 

@@ -28,7 +28,7 @@ FLOORS = [
     {"run"},
     {"server"},
     {"worker", "pool", "slurm", "cost"},
-    {"arms", "compose", "overrides", "usage", "train", "prepare", "forecast", "plan", "plugins"},
+    {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "forecast", "plan", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
 ANALYSIS |= {"stats", "factors", "evidence", "verdicts"}
