@@ -31,7 +31,7 @@ FLOORS = [
     {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "forecast", "plan", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
-ANALYSIS |= {"stats", "factors", "evidence", "verdicts"}
+ANALYSIS |= {"stats", "factors", "evidence", "verdicts", "collapse", "advice", "diagnose"}
 GROUND = FLOORS[0] | FLOORS[1]
 KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "continuations", "weights"}
