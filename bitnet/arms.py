@@ -171,7 +171,7 @@ def launch_here(
     composer = Composer(loader, master)
     folders = [_folder_of(composer, overrides, here=True) for overrides in jobs]
     device = load(RunRecord(folders[0]).config()).device
-    codes = pool.run_all(folders, device, at_once, per_gpu)
+    codes = pool.run_all(list(dict.fromkeys(folders)), device, at_once, per_gpu)
     return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
 
 
