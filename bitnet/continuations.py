@@ -18,7 +18,7 @@ from bitnet.model import BitNet
 def _drawn(logits_PV: Tensor, uniform_P: Tensor) -> Tensor:
     """One token for each row from softmax(logits), by inverting its cumulative distribution at `uniform`."""
     cumulative_PV = logits_PV.double().softmax(dim=-1).cumsum(dim=-1)
-    ids_P = torch.searchsorted(cumulative_PV, uniform_P[:, None]).squeeze(1)
+    ids_P = torch.searchsorted(cumulative_PV, uniform_P[:, None], right=True).squeeze(1)
     return ids_P.clamp(max=logits_PV.shape[-1] - 1)  # rounding can leave the last sum below the uniform
 
 

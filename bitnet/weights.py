@@ -21,7 +21,7 @@ def all_codes(model: BitNet) -> Tensor | None:
 def _about_codes(codes: Tensor | None, before: Tensor | None) -> dict[str, Tensor | None]:
     if codes is None or before is None:
         return dict.fromkeys(_CODES)
-    shares = torch.bincount(codes.int() + 1, minlength=3).double() / codes.numel()
+    shares = [(codes == code).double().mean() for code in (-1, 0, 1)]
     changed = (codes != before).double().mean()
     return dict(zip(_CODES, [*shares, changed, (codes.abs() > 1).sum()], strict=True))
 
