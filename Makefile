@@ -10,12 +10,13 @@ IS_FIT := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 CAN_VENV := import ensurepip, venv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test lint clean
+.PHONY: help venv quickstart test test-slurm lint clean
 
 help:
 	@echo 'make venv        the environment in .venv, with the versions of constraints.txt'
 	@echo 'make quickstart  train a few small models (minutes on two cores) and print their tables'
 	@echo 'make test        the whole test suite'
+	@echo 'make test-slurm  sweeps on a SLURM of its own, which it starts as root and installs with apt (minutes)'
 	@echo 'make lint        ruff'
 	@echo 'make clean       remove .venv and caches; outputs/ stays'
 	@echo
@@ -64,6 +65,10 @@ quickstart: .venv/.installed
 
 test: .venv/.installed
 	$(BIN) -m pytest
+
+# ARGS=--or-say-why: where no SLURM can be started, say why and end well
+test-slurm: .venv/.installed
+	$(BIN) tests/slurm/checks.py $(ARGS)
 
 lint: .venv/.installed
 	$(BIN) -m ruff check .

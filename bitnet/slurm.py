@@ -6,6 +6,7 @@ it still will: so the launching process may die at any moment, and another one g
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -13,7 +14,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def _submit_array(folders: Sequence[Path], parameters: Mapping[str, Any]) -> lis
     from submitit.core.utils import FailedJobError
 
     try:
-        jobs = executor.map_array(Task(parameters["cpus_per_task"]), [str(f) for f in mine])
+        with _outside_any_job():
+            jobs = executor.map_array(Task(parameters["cpus_per_task"]), [str(f) for f in mine])
     except FailedJobError as error:
         lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
         said = "; ".join(dict.fromkeys(re.sub(r"^.*?error: ", "", line) for line in lines)) or str(error).strip()
@@ -124,6 +126,20 @@ def _submit_array(folders: Sequence[Path], parameters: Mapping[str, Any]) -> lis
     for folder, job in zip(mine, jobs, strict=True):
         _note(folder, slurm={"name": name, "job": job.job_id})
     return [jobs[0].job_id.partition("_")[0]]
+
+
+@contextlib.contextmanager
+def _outside_any_job() -> Iterator[None]:
+    """Without what an interactive job around this process says of itself: sbatch would take it for options of the new job."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    from submitit.helpers import clean_env
+
+    where = {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
+    with clean_env():
+        os.environ.update(where)
+        yield
 
 
 def _note(folder: Path, **facts: Any) -> bool:

@@ -30,7 +30,7 @@ jobs = json.load(open(place + "/jobs.json"))
 if name == "sbatch":
     if os.path.exists(place + "/refuse"):
         sys.exit("sbatch: error: invalid partition specified: nope\\nsbatch: error: Batch job submission failed")
-    text = open(arguments[0]).read()
+    text = open(arguments[0]).read() + "".join("inherited " + key for key in os.environ if key.startswith("SLURM_"))
     array = re.search(r"--array=0-(\\d+)%", text)
     jobs.append([len(jobs) + 1, re.search(r"--job-name=(\\S+)", text)[1], array and int(array[1]) + 1, "PENDING"])
     json.dump(jobs, open(place + "/jobs.json", "w"))
@@ -114,6 +114,15 @@ def test_a_sweep_becomes_arrays_of_the_size_that_the_cluster_takes(cluster, tmp_
     assert re.search(r"srun .*--cpus-per-task=3", cluster.script(2))
     submit(queued(tmp_path / "more", 5), max_array_size=4)
     assert [job[2] for job in cluster.jobs()][3:] == [4, None]
+
+
+def test_submitted_from_inside_a_job_it_inherits_nothing_but_where_the_cluster_is(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    submit(queued(tmp_path, 1))
+    assert re.findall(r"inherited (\w+)", cluster.script(1)) == ["SLURM_CONF"]
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "64"
 
 
 def test_a_run_in_the_queue_is_not_submitted_twice_and_one_whose_job_is_gone_is(cluster, tmp_path, capsys):
@@ -219,10 +228,10 @@ def test_what_it_cannot_do_is_said_before_any_work(cluster, monkeypatch, capfd):
 
 
 # ------------------------------------------------------------------------------------------- a job, as submitit runs it
-def job(folder: Path, place: Path) -> subprocess.Popen:
+def job(folder: Path, place: Path, minutes: int = 60, requeues: int = 100) -> subprocess.Popen:
     """The process that SLURM would start for a run."""
     submission = DelayedSubmission(slurm.Task(threads=1), str(folder))
-    submission.set_timeout(60, 100)
+    submission.set_timeout(minutes, requeues)
     place.mkdir(exist_ok=True)
     submission.dump(place / "7_3_submitted.pkl")
     ids = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NAME": "sweep-abc"}
@@ -238,20 +247,31 @@ def until(condition) -> None:
         time.sleep(0.01)
 
 
-def test_warned_it_saves_is_requeued_and_goes_on(cluster, tmp_path):
+def requeued(cluster: Cluster) -> list[str]:
+    return [call for call in cluster.calls("scontrol") if "requeue" in call]
+
+
+def at_work(folder: Path) -> bool:
+    """Whether it has been evaluated beyond its first step."""
+    return (folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_text().splitlines()) > 2
+
+
+@pytest.fixture
+def folder(cluster) -> Path:
+    """The folder of a run whose job is in the queue."""
     assert train.main(["-m", "steps=120", "eval_every=5", *SMALL, "launcher=slurm", "launcher.wait=false"]) == 0
-    (folder,) = (p.parent for p in Path("outputs").absolute().glob("*/*/run.json"))
+    (record,) = Path("outputs").absolute().glob("*/*/run.json")
+    return record.parent
 
-    def requeued() -> list[str]:
-        return [call for call in cluster.calls("scontrol") if "requeue" in call]
 
+def test_warned_it_saves_is_requeued_and_goes_on(cluster, folder, tmp_path):
     first = job(folder, tmp_path / "job")
-    until(lambda: (folder / "metrics.csv").exists() and len((folder / "metrics.csv").read_text().splitlines()) > 2)
+    until(lambda: at_work(folder))
     first.send_signal(signal.SIGUSR2)
     first.send_signal(signal.SIGUSR2)
     first.communicate(timeout=60)
     stopped = RunRecord(folder).read()
-    assert requeued() == ["scontrol requeue 7_3"] and first.returncode == 255
+    assert requeued(cluster) == ["scontrol requeue 7_3"] and first.returncode == 255
     assert stopped["status"] == "queued" and 0 < stopped["step"] < 120 and stopped["reason"].startswith("stopped by SIGUSR2")
     assert stopped["slurm"] == {"name": "sweep-abc", "job": "7_3"}
     second = job(folder, tmp_path / "job")
@@ -259,4 +279,15 @@ def test_warned_it_saves_is_requeued_and_goes_on(cluster, tmp_path):
     finished = RunRecord(folder).read()
     assert second.returncode == 0 and finished["status"] == "done"
     assert [s["after_step"] for s in finished["sessions"]] == [0, stopped["step"]]
-    assert len(requeued()) == 1  # it ended by itself
+    assert len(requeued(cluster)) == 1  # it ended by itself
+
+
+def test_out_of_requeues_it_saves_and_says_what_to_do(cluster, folder, tmp_path):
+    last = job(folder, tmp_path / "job", minutes=1, requeues=0)
+    until(lambda: at_work(folder))
+    last.send_signal(signal.SIGUSR2)
+    last.communicate(timeout=60)
+    stopped = RunRecord(folder).read()
+    assert last.returncode == 1 and requeued(cluster) == []
+    assert stopped["status"] == "queued" and stopped["step"] > 0 and "launch again to go on" in stopped["reason"]
+    assert "timed-out too many times" in (folder / "log.txt").read_text()

@@ -209,7 +209,7 @@ def main() -> None:
         cache = ["data.cache=" + str(Path(place) / "cache")]
         SMALL.extend(cache)
         speed = steps_per_second(outs["speed"])
-        long, limited = round(12 * speed), round(55 * speed)
+        long, limited = round(12 * speed), round(40 * speed)
         print(f"{speed:.0f} steps a second; the long run has {long} steps, that of the time limit {limited}", flush=True)
         print("arrays, and a controller that dies", flush=True)
         check_arrays(outs["calm"], long)

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,8 +27,8 @@ ARRAY_LIMIT = 4  # MaxArraySize, small so that a sweep of a few runs has to be s
 
 _CONF = """ClusterName=lab
 SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort={controller}
+SlurmdPort={node}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -143,11 +144,20 @@ def _configure(root: Path) -> None:
         (root / folder).mkdir()
     found = re.search(r"RealMemory=(\d+)", output("slurmd", "-C"))
     memory = found[1] if found else "2000"
-    (root / "slurm.conf").write_text(_CONF.format(root=root, limit=ARRAY_LIMIT, memory=memory))
+    controller, node = _free_ports()
+    conf = _CONF.format(root=root, limit=ARRAY_LIMIT, memory=memory, controller=controller, node=node)
+    (root / "slurm.conf").write_text(conf)
     (root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     key = root / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _start(root: Path) -> None:
