@@ -14,6 +14,7 @@ from bitnet import cost, forecast, plan, train
 from bitnet.checkpoint import save
 from bitnet.config import load
 from bitnet.device import make_deterministic
+from bitnet.model import BitNet
 from bitnet.run import build
 
 SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny", "steps=20"]
@@ -212,6 +213,19 @@ def test_memory_counts_weights_gradients_means_and_logits(values):
     wider = cost.footprint(small_config(values, "batch_size=400"), 64)
     # every further sequence keeps at least its fp32 logits
     assert wider.memory - size.memory > (400 - 16) * 32 * 64 * 4
+
+
+@pytest.mark.parametrize("overrides", [["model=64"], ["model=64", "batch_size=64", "smoothing=ls01", "regularizer=entropy"]])
+def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
+    config = small_config(values, *overrides)
+    trainer = build(*cost._stand_in(config, 64), torch.device("cpu"))
+    with cost.LiveBytes([*trainer.model.parameters(), *trainer.model.buffers()]) as live:
+        loss, extra = trainer.losses(*trainer.batch(1))
+        (loss if extra is None else loss + extra).backward()
+    with torch.device("meta"):
+        model = BitNet(config.model, config.quant, 64, config.seq_len)
+    # the CPU has an attention of its own that keeps less, and batches come from outside of torch
+    assert cost._peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
 
 
 def test_live_bytes_follow_what_is_alive():
