@@ -65,10 +65,10 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
     with FileLock(base / ".lock"):  # two controllers at once would both find a run without a job
         waiting = [f for f, job in zip(folders, _standing(folders), strict=True) if job is None]
         if len(folders) > len(waiting):
-            say(f"slurm: {len(folders) - len(waiting)} runs are in the queue already")
+            say(f"slurm: {_runs(len(folders) - len(waiting))} in the queue already")
         jobs = _submit(waiting, parameters) if waiting else []
     if jobs:
-        say(f"slurm: {len(waiting)} runs submitted as {_listed(jobs)}; scancel {' '.join(jobs)} takes them back")
+        say(f"slurm: {_runs(len(waiting))} submitted as {_listed(jobs)}; scancel {' '.join(jobs)} takes back what is not over")
     if not parameters["wait"]:
         return
     try:
@@ -83,6 +83,10 @@ def _submissions(parameters: Mapping[str, Any]) -> Path:
     """Where submitit keeps its own files, below the place for each job."""
     folder = str(parameters["submitit_folder"])
     return Path(folder.split("%", 1)[0]).absolute()
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
 
 
 def _listed(jobs: Sequence[str]) -> str:
@@ -122,7 +126,7 @@ def _submit_array(folders: Sequence[Path], parameters: Mapping[str, Any]) -> lis
     except FailedJobError as error:
         lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
         said = "; ".join(dict.fromkeys(re.sub(r"^.*?error: ", "", line) for line in lines)) or str(error).strip()
-        raise UserError(f"launcher=slurm: sbatch refused {len(mine)} runs: {said}") from None
+        raise UserError(f"launcher=slurm: sbatch refused {_runs(len(mine))}: {said}") from None
     for folder, job in zip(mine, jobs, strict=True):
         _note(folder, slurm={"name": name, "job": job.job_id})
     return [jobs[0].job_id.partition("_")[0]]
@@ -221,7 +225,7 @@ def _wait(folders: Sequence[Path]) -> None:
             jobs = [job for job in _standing(folders) if job is not None]
             over = len(folders) - len(jobs)
             states = Counter(job.state.lower() for job in jobs)
-            line = ", ".join([f"{over} of {len(folders)} runs over", *(f"{n} {state}" for state, n in sorted(states.items()))])
+            line = ", ".join([f"{over} of {_runs(len(folders))} over", *(f"{n} {state}" for state, n in sorted(states.items()))])
         except UserError as error:
             jobs, line = None, f"{error}; asking again"
         if line != told:

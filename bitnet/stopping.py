@@ -54,11 +54,11 @@ class StopRequests:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while "SIGUSR2" not in self.received and time.monotonic() < deadline:
             time.sleep(0.1)
-        signal.signal(number, signal.SIG_IGN)  # a second one would start the handler again inside itself
+        self._previous[number] = signal.SIG_IGN  # one that comes while the process ends must not requeue the job again
         handler(number, None)
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
+        """Put the handlers back that were there before, but for that of a job which is requeued."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

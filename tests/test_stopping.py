@@ -64,7 +64,7 @@ def test_a_clusters_job_is_requeued_when_the_run_says_so_and_once(requeued):
     assert requeued == [signal.SIGUSR2]
 
 
-def test_a_warning_that_comes_while_the_job_is_requeued_changes_nothing():
+def test_a_warning_that_comes_while_the_job_is_requeued_or_ends_changes_nothing():
     calls = []
     previous = signal.signal(signal.SIGUSR2, lambda *_: (calls.append(1), send("SIGUSR2")))
     try:
@@ -72,6 +72,7 @@ def test_a_warning_that_comes_while_the_job_is_requeued_changes_nothing():
             requests.at_once = False
             send("SIGUSR2")
             requests.requeue()
+        send("SIGUSR2")
     finally:
         signal.signal(signal.SIGUSR2, previous)
     assert calls == [1]
