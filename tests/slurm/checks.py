@@ -133,7 +133,7 @@ def check_arrays(out: Path, long: int) -> None:
     states = {s: r["status"] for s, (_, r) in runs(out).items()}
     all_done = code == 0 and states == dict.fromkeys(arms, "done")
     holds(all_done, "the controller killed and restarted: all are done", states, messages)
-    holds(jobs() - before == len(arms) and "in the queue already" in messages, "and none was submitted twice", messages)
+    holds(jobs() - before == len(arms) and "runs in the queue already" in messages, "and none was submitted twice", messages)
     began = time.monotonic()
     code, messages = launch(out, *sweep)
     took = time.monotonic() - began
