@@ -362,7 +362,7 @@ class SweepConfig(Part):
 
 
 class ScaleConfig(Part):
-    """How much of a named sweep is run: its lengths times `steps`, its model sizes by `sizes`, its seeds by `seeds` (empty: its own)."""
+    """How much of a named sweep is run: its lengths times `steps`, its model sizes by `sizes`, its seeds (empty: its own)."""
 
     name: str
     steps: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=1)] = 1.0

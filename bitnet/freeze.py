@@ -21,7 +21,7 @@ from bitnet.config import RunConfig
 from bitnet.errors import UserError
 from bitnet.heldout import Heldout
 from bitnet.identity import digest, identity
-from bitnet.records import FINAL, RunRecord, check_writable, locate, readable
+from bitnet.records import FINAL, RunRecord, check_inside, check_writable, locate, readable
 
 
 def say(message: str) -> None:
@@ -96,6 +96,7 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
     run_id = digest(what)
     group = None if config.sweep is None else config.sweep.name
     folder = locate(Path(config.out), group, f"{readable(overrides)}-{run_id}")
+    check_inside(folder, Path(config.out))
     return Resolved(config, prepared, what, run_id, group, overrides, folder)
 
 
@@ -133,11 +134,25 @@ def freeze(run: Resolved, *, label: str, arm: str | None, choices: dict[str, str
                     return Queued(run.folder, True)
                 record.write_config(run.config.model_dump(mode="json"))
             else:
-                record.create(run.config.model_dump(mode="json"), _facts(run, label, arm, choices) | provenance)
+                facts = _facts(run, label, arm, choices) | provenance
+                record.create(run.config.model_dump(mode="json"), facts)
+                if run.group is not None and not run.config.overwrite:
+                    return Queued(run.folder, _take_over(record, Path(run.config.out), run.run_id))
     except Busy:
         if run.config.overwrite:
             raise
     return Queued(run.folder, False)
+
+
+def _take_over(record: RunRecord, out: Path, run_id: str) -> bool:
+    """Where another sweep has finished the same run, take its results, since the same run gives the same bits; whether it has."""
+    for place in sorted(out.glob(f"*/*-{run_id}/run.json")):
+        theirs = RunRecord(place.parent)
+        known = theirs.read()
+        if theirs.folder != record.folder and known.get("id") == run_id and known.get("status") in FINAL:
+            record.copy_results(theirs)
+            return True
+    return False
 
 
 def _facts(run: Resolved, label: str, arm: str | None, choices: dict[str, str]) -> dict[str, Any]:
@@ -182,6 +197,7 @@ def alone(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
     Raises:
         Busy: when another process holds it and `wait` is not asked for.
     """
+    check_inside(record.folder.resolve(), record.folder.resolve())  # before the lock, which is a file in it
     try:
         lock = FileLock(record.lock, timeout=-1 if wait else 0)
         with lock:

@@ -96,6 +96,13 @@ def check_writable(out: Path) -> None:
         raise UserError(f"out={out}: can't be written ({error.strerror}); name another folder with out=FOLDER") from None
 
 
+def check_inside(folder: Path, out: Path) -> None:
+    """Raise UserError when links would have the run in `folder` written outside `out`."""
+    for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+        if (real := place.resolve()) != place and not real.is_relative_to(out.resolve()):
+            raise UserError(f"{place}: is a link that leads out of {out}, where nothing is written; remove it")
+
+
 # ------------------------------------------------------------------------------------------------------------ run.json
 @functools.cache
 def provenance() -> dict[str, Any]:
@@ -120,6 +127,22 @@ def _git() -> dict[str, Any] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(state.stdout.strip())}
+
+
+# What a run is called and belongs to in the sweep that its folder lies in; the rest is the run's own, wherever it lies.
+_OWN_FACTS = {"label", "arm", "sweep", "published", "overrides", "choices", "created", "command"}
+
+
+def declare(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write down what a sweep asks and claims before its first run: `sweep.json`, which keeps every version with its time."""
+    path = folder / "sweep.json"
+    try:
+        versions = json.loads(path.read_text(encoding="utf-8"))["declared"]
+    except (OSError, ValueError, KeyError, TypeError):
+        versions = []
+    if not versions or {k: v for k, v in versions[-1].items() if k != "at"} != dict(facts):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"declared": [*versions, {"at": now(), **facts}]}, indent=2) + "\n")
 
 
 class RunRecord:
@@ -170,6 +193,16 @@ class RunRecord:
         """Continuations of held-out prompts at the newest evaluation, as text."""
         text = json.dumps({"step": step, "samples": samples}, indent=2, ensure_ascii=False)
         write_atomically(self.folder / "samples.json", text + "\n", lasting=False)
+
+    def copy_results(self, other: RunRecord) -> None:
+        """Take over what another record of the same run holds: its evaluations and how it ended, its checkpoints not."""
+        for name in ("metrics.csv", "samples.json"):
+            if (other.folder / name).exists():
+                write_atomically(self.folder / name, (other.folder / name).read_text(encoding="utf-8"), lasting=False)
+        own = self.read()
+        theirs = {k: v for k, v in other.read().items() if k not in _OWN_FACTS}
+        origin = f"{other.folder.parent.name}/{other.folder.name}"
+        write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": origin}, indent=2) + "\n")
 
     def clear(self) -> None:
         """Remove a run's results."""
