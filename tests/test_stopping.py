@@ -79,7 +79,7 @@ def test_a_warning_that_comes_while_the_job_is_requeued_or_ends_changes_nothing(
 
 
 def test_after_sigterm_a_job_waits_for_what_the_cluster_does(requeued, monkeypatch):
-    """SLURM kills a cancelled job and requeues others by itself: only a job that outlives all patience asks for it."""
+    """SLURM kills a cancelled job, and requeues others by itself."""
     waited = []
     with stop_requests() as requests:
         requests.at_once = False
@@ -87,12 +87,15 @@ def test_after_sigterm_a_job_waits_for_what_the_cluster_does(requeued, monkeypat
         monkeypatch.setattr(stopping.time, "sleep", lambda seconds: (waited.append(seconds), send("SIGUSR2")))
         requests.requeue()
     assert waited and requeued == [signal.SIGUSR2]
+
+
+def test_a_job_that_outlives_all_patience_asks_for_its_requeue(requeued, monkeypatch):
     monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.0)
     with stop_requests() as requests:
         requests.at_once = False
         send("SIGTERM")
         requests.requeue()
-    assert len(requeued) == 2
+    assert requeued == [signal.SIGUSR2]
 
 
 def test_outside_a_cluster_nothing_is_requeued(requeued):
