@@ -26,16 +26,16 @@ FLOORS = [
     {"loop"},
     {"device", "freeze"},
     {"run"},
-    {"server"},
-    {"worker", "pool", "slurm", "cost"},
-    {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "forecast", "plan", "plugins"},
+    {"server", "checks"},
+    {"worker", "pool", "slurm", "cost", "training_checks"},
+    {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "forecast", "plan", "check", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
 ANALYSIS |= {"stats", "factors", "evidence", "verdicts", "collapse", "advice", "diagnose"}
 GROUND = FLOORS[0] | FLOORS[1]
-KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "plugins"}
+KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "check", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "continuations", "weights"}
-KNOWS_TORCH |= {"loop", "run", "pool", "device", "worker", "cost"}
+KNOWS_TORCH |= {"loop", "run", "pool", "device", "worker", "cost", "checks", "training_checks"}
 
 
 def module_of(path: Path) -> str:
