@@ -7,6 +7,7 @@ certainty that identical runs can't give.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Estimate:
         return None if self.se is None else self.se * _noncentrality(self.df)
 
 
+@functools.lru_cache
 def _noncentrality(df: float) -> float:
     """The shift at which a noncentral t exceeds the 5 % critical value in 80 % of cases; the other tail adds under 1e-6."""
     critical = scipy_stats.t.ppf(1 - ALPHA / 2, df)

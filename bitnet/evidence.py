@@ -1,0 +1,277 @@
+"""From a claim to its numbers: which runs it speaks of, where in them it looks, and one number for each seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bitnet.boundary import boundary_step
+from bitnet.claims import RUN_FACTS, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.columns import INTEGERS
+from bitnet.errors import UserError, nearest
+from bitnet.published import value_at
+from bitnet.stats import Estimate, no_spread, one_sample, two_sample
+
+UNFINISHED = ("running", "queued", "missing")
+# Whole numbers, and shares of a whole number of evaluations: equal values over seeds are no sign that runs are copies.
+COUNTED = INTEGERS | {"onset_step", "collapsed_share", "duration_steps", "recovery_step", "collapsed_at_end", "diverged"}
+
+Seedwise = Contrast | Interaction | Bound | Change  # every claim that comes down to one number a seed
+
+
+class Evaluations:
+    """The evaluations of each run, and numbers of whole runs.
+
+    Args:
+        metrics: as `bitnet.runs.Records.metrics`, with the columns that claims name.
+        facts: a row a run (its id as index) with the columns of `claims.RUN_FACTS`; `diverged` is read off the status.
+    """
+
+    def __init__(self, metrics: pd.DataFrame, facts: pd.DataFrame | None = None) -> None:
+        self.metrics, self.facts = metrics, facts
+        self._rows = metrics.groupby("run", sort=False).indices if len(metrics) else {}
+
+    def value(self, run: pd.Series, metric: str, at: int | float | str) -> float | None:
+        """`metric` of a run at a moment, None where it has none.
+
+        Only a finished run has an end, and numbers of its whole course; whether it diverged, one that diverged has too.
+
+        Raises:
+            UserError: the metric is in neither frame.
+        """
+        if metric == "diverged":
+            return {"done": 0.0, "diverged": 1.0}.get(run["status"])
+        if metric in RUN_FACTS:
+            if self.facts is None or metric not in self.facts:
+                raise UserError(f"metric={metric}: numbers of whole runs were not computed here")
+            known = run["status"] == "done" and run["id"] in self.facts.index
+            return _finite(self.facts.at[run["id"], metric]) if known else None
+        if metric not in self.metrics:
+            raise UserError(f"metric={metric}: this column was not read")
+        rows = self._rows.get(run["id"], np.empty(0, dtype="int64"))
+        position = _position(run, self.metrics["Step"].to_numpy()[rows], at)
+        return None if position is None else _finite(self.metrics[metric].to_numpy()[rows[position]])
+
+
+def _position(run: pd.Series, steps: np.ndarray, at: int | float | str) -> int | None:
+    """Where among the evaluated `steps` a moment lies: the first at or after it, no further than one evaluation interval."""
+    if not len(steps):
+        return None
+    if at == "end":
+        return len(steps) - 1 if run["status"] == "done" else None
+    if isinstance(at, str):
+        wanted = run["boundary_step"]
+    elif at >= 1:
+        wanted = at
+    else:
+        wanted = boundary_step(at, int(run["steps"]))
+    position = int(np.searchsorted(steps, wanted))
+    interval = value_at(run["config"], "eval_every") or math.inf
+    return position if position < len(steps) and steps[position] - wanted <= interval else None
+
+
+def _finite(value: Any) -> float | None:
+    """None for what is empty or not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+# ------------------------------------------------------------------------------------------------------------ selection
+def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ()) -> pd.DataFrame:
+    """The runs that a selector names: an arm, or what they chose ({} for all).
+
+    Args:
+        declared: arms of the sweep, so that one without a run yet is told from one that is misspelt.
+    Raises:
+        UserError: it names no run.
+    """
+    if not len(runs):
+        raise UserError("not yet: no run is there")
+    if isinstance(selector, str):
+        chosen = runs[runs["arm"] == selector]
+        if not len(chosen):
+            arms = list(dict.fromkeys([*declared, *runs["arm"].dropna()]))
+            hint = "" if selector in arms else nearest(selector, arms)
+            raise UserError(f"arm '{selector}': {'no run of it is there' if selector in arms else 'no such arm'}{hint}")
+        return chosen
+    chosen = runs
+    for key, wanted in selector.items():
+        values = [_chosen(choices, config, key) for choices, config in zip(chosen["choices"], chosen["config"], strict=True)]
+        fits = [_same(value, wanted) for value in values]
+        if not any(fits):
+            there = list(dict.fromkeys(str(v) for v in values if v is not None))
+            if not there:
+                groups = {group for choices in runs["choices"] for group in choices}
+                raise UserError(f"{key}={wanted}: no run has this group or key{nearest(key, groups)}")
+            raise UserError(f"{key}={wanted}: no run is of it; there are {', '.join(there[:6])}")
+        chosen = chosen[fits]
+    return chosen
+
+
+def _chosen(choices: Mapping[str, str], config: Mapping[str, Any], key: str) -> Any:
+    """The option of a group, or else the value at a dotted key of the configuration."""
+    value = choices.get(key) if key in choices else value_at(config, key)
+    return None if isinstance(value, dict) else value
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """`model=256` names the option "256"; 0 is not false."""
+    if isinstance(value, str) or isinstance(wanted, str):
+        return str(value) == str(wanted)
+    return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
+
+
+# ---------------------------------------------------------------------------------------------------------------- sides
+@dataclass(frozen=True)
+class Side:
+    """What one side of a claim brings.
+
+    name: its key in the claim (`arm`, `against`). sign: with which it enters the number of a seed. values: seed to number,
+    of seeds whose every arm has one. arms: how many are averaged within a seed. silent: runs that are over and have no
+    number. incomplete: seeds of which an arm has no run.
+    """
+
+    name: str
+    sign: int
+    runs: pd.DataFrame
+    values: dict[int, float]
+    arms: int
+    silent: tuple[str, ...]
+    incomplete: tuple[int, ...]
+
+    def count(self, *statuses: str) -> int:
+        """How many of its runs have one of these statuses."""
+        return int(self.runs["status"].isin(statuses).sum())
+
+
+def _side(name: str, sign: int, runs: pd.DataFrame, number: Callable[[pd.Series], float | None]) -> Side:
+    arms = runs["arm_id"].nunique()
+    by_seed: dict[int, dict[str, float | None]] = {}
+    silent = []
+    for _, run in runs.iterrows():
+        value = number(run)
+        by_seed.setdefault(int(run["seed"]), {})[run["arm_id"]] = value
+        if value is None and run["status"] not in UNFINISHED:
+            silent.append(f"seed {int(run['seed'])} of {name} ({run['status']})")
+    whole = {seed: list(found.values()) for seed, found in sorted(by_seed.items()) if len(found) == arms}
+    values = {seed: sum(found) / arms for seed, found in whole.items() if None not in found}
+    return Side(name, sign, runs, values, arms, tuple(silent), tuple(s for s in sorted(by_seed) if s not in whole))
+
+
+def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]) -> list[Side]:
+    """The sides of a claim, the one it is about first.
+
+    Raises:
+        UserError: a selector names no run, or two sides are the same runs.
+    """
+    named = [("arm", claim.arm, 1)]
+    if isinstance(claim, Contrast | Interaction):
+        named.append(("against", claim.against, -1))
+    if isinstance(claim, Interaction):
+        named += [("other_arm", claim.other_arm, -1), ("other_against", claim.other_against, 1)]
+    chosen = [(name, sign, select(runs, selector, declared)) for name, selector, sign in named]
+    for (one, _, first), (other, _, second) in zip(chosen[::2], chosen[1::2], strict=False):
+        if both := set(first.index) & set(second.index):
+            raise UserError(f"{one} and {other}: both select run {min(both)}; a run can't stand on two sides")
+    if isinstance(claim, Change) and claim.metric in RUN_FACTS:
+        raise UserError(f"metric={claim.metric}: it is of a whole run and can't change within one; name a column")
+    return [_side(name, sign, of, lambda run: _number(claim, found, run)) for name, sign, of in chosen]
+
+
+def _number(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None:
+    value = found.value(run, claim.metric, claim.at)
+    if value is None or not isinstance(claim, Change):
+        return value
+    since = found.value(run, claim.metric, claim.since)
+    if since is None:
+        return None
+    return value - since if not claim.relative else None if since == 0 else (value - since) / abs(since)
+
+
+# ------------------------------------------------------------------------------------------------------------- estimate
+@dataclass(frozen=True)
+class Reduced:
+    """A claim's sides as one number a seed.
+
+    numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. ties: whether equal values are to
+    be expected of this metric. flat: sides (or `the number itself`) without any spread over two or more seeds. absent:
+    seeds that some side lacks, as a reader would say it.
+    """
+
+    estimate: Estimate | None
+    numbers: dict[int, float]
+    paired: bool
+    ties: bool
+    flat: tuple[str, ...]
+    absent: tuple[str, ...]
+
+
+def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Reduced:
+    """One number a seed, and what they say together.
+
+    Sides of the same hidden size are paired by seed: they share initial weights, order of data and evaluation set. Sides of
+    two sizes are compared by Welch's test.
+
+    Args:
+        seeds: that the sweep declares; those without a run are named.
+    Raises:
+        UserError: the sides are of three sizes or more.
+    """
+    groups: dict[frozenset[float], list[Side]] = {}
+    for side in of:
+        groups.setdefault(frozenset(side.runs["hidden_size"]), []).append(side)
+    if len(groups) > 2:
+        raise UserError("its sides are of more than two hidden sizes; compare two at a time")
+    offset = claim.bound if isinstance(claim, Bound) else 0.0
+    reduced = [_paired(group, offset) for group in groups.values()]
+    scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
+    flat = [side.name for side in of if no_spread(list(side.values.values()))]
+    if len(reduced) == 1:
+        numbers = reduced[0]
+        if len(of) > 1 and not flat and no_spread(list(numbers.values()), scale):
+            flat.append("the difference")
+        estimate = one_sample(list(numbers.values()), scale) if numbers else None
+    else:
+        numbers, (first, second) = {}, reduced
+        estimate = two_sample(list(first.values()), [-x for x in second.values()]) if first and second else None
+    raw = [v for side in of for v in side.values.values()]
+    ties = claim.metric in COUNTED or (claim.metric == "depth" and not any(raw))  # depth has a floor at 0
+    return Reduced(estimate, numbers, len(reduced) == 1, ties, tuple(flat), _absent(of, groups.values(), seeds))
+
+
+def _paired(group: Sequence[Side], offset: float) -> dict[int, float]:
+    common = set.intersection(*(set(side.values) for side in group))
+    return {seed: sum(side.sign * side.values[seed] for side in group) - offset for seed in sorted(common)}
+
+
+def _absent(of: Sequence[Side], groups: Any, seeds: Sequence[int]) -> tuple[str, ...]:
+    """Seeds without a run on some side that others of its size (or the sweep's file) have."""
+    lacking = []
+    for group in groups:
+        wanted = {int(s) for side in group for s in side.runs["seed"]} | set(seeds)
+        for side in group:
+            there = {int(s) for s in side.runs["seed"]} - set(side.incomplete)
+            missing = sorted(wanted - there)
+            if missing:
+                lacking.append(f"{side.name} lacks seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}")
+    return tuple(lacking)
+
+
+def points(
+    claim: Correlation, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs that a correlation is over, and every evaluation of theirs: `run`, and both columns.
+
+    Raises:
+        UserError: the selector names no run, or a column was not read.
+    """
+    chosen = select(runs, claim.arm, declared)
+    for column in (claim.metric, claim.other):
+        if column not in found.metrics:
+            raise UserError(f"metric={column}: this column was not read")
+    rows = found.metrics[found.metrics["run"].isin(chosen.index)]
+    return chosen, rows[["run", *dict.fromkeys([claim.metric, claim.other])]]
