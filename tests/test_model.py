@@ -251,6 +251,27 @@ def test_the_2b4t_layout():
     assert counts["total"] == pytest.approx(2.41e9, rel=0.01)
 
 
+# ----------------------------------------------------------------------------------------------------------- output scale
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("scale", [0.25, 8.0])
+def test_output_scale_multiplies_the_logits_and_their_gradient(scale, tied):
+    """Powers of two, so that every product is exact."""
+    plain, scaled = built(tied_head=tied), built(tied_head=tied, output_scale=scale)
+    assert torch.equal(scaled(some_ids()), scale * plain(some_ids()))
+    assert torch.equal(scaled.hidden(some_ids()), plain.hidden(some_ids()))
+    upstream = torch.randn(2, 16, 50, generator=torch.Generator().manual_seed(1))
+    for model in (plain, scaled):
+        (model(some_ids()) * upstream).sum().backward()
+    for (name, p), q in zip(scaled.named_parameters(), plain.parameters(), strict=True):
+        assert q.grad.abs().sum() > 0 and torch.equal(p.grad, scale * q.grad), name
+
+
+def test_an_output_scale_of_1_leaves_the_bits():
+    model = built(output_scale=1.0)
+    assert torch.equal(model(some_ids()), built()(some_ids()))
+    assert torch.equal(model(some_ids()), F.linear(model.hidden(some_ids()), model.head.weight))
+
+
 # ---------------------------------------------------------------------------------------------------------------- bfloat16
 @pytest.mark.parametrize("placement", ["block_and_bitlinear", "bitlinear", "block"])
 def test_in_bfloat16_norms_and_activation_codes_are_those_of_fp32(placement):

@@ -195,3 +195,34 @@ def test_state_names_are_flat_and_complete():
     names = {n.split("/")[1] for n in optim.state_tensors(optimizer)}
     assert names == {"step", "exp_avg", "exp_avg_sq"}
     assert len(optim.state_tensors(optimizer)) == 3 * len(list(model.parameters()))
+
+
+# ------------------------------------------------------------------------------------------------------------- forgetting
+@pytest.mark.parametrize("scope", ["all", "matrices"])
+@pytest.mark.parametrize("kind", ["adam_l2", "adamw"])
+def test_a_step_after_forgetting_is_the_first_of_a_new_optimizer(kind, scope):
+    config = OptimizerConfig(kind=kind, decay_scope=scope)
+    model, kept = built(), built()
+    optimizer, keeping = optim.build(model, config), optim.build(kept, config)
+    advance(model, optimizer, range(1, 5))
+    advance(kept, keeping, range(1, 5))
+    optim.forget(optimizer)
+    assert optim.state_tensors(optimizer) == {}
+    fresh = built()
+    fresh.load_state_dict(model.state_dict())
+    advance(fresh, optim.build(fresh, config), range(5, 8))
+    advance(model, optimizer, range(5, 8))
+    advance(kept, keeping, range(5, 8))
+    assert all(torch.equal(t, fresh.state_dict()[n]) for n, t in model.state_dict().items())
+    assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), kept.parameters(), strict=True))
+    assert {int(t) for n, t in optim.state_tensors(optimizer).items() if n.endswith("/step")} == {3}
+
+
+def test_what_was_saved_after_forgetting_holds_no_memory_and_loads():
+    model, other = built(), built()
+    optimizer, loaded = (optim.build(m, OptimizerConfig(kind="adamw")) for m in (model, other))
+    advance(model, optimizer, range(1, 3))
+    optim.forget(optimizer)
+    advance(other, loaded, range(1, 2))
+    optim.load_state_tensors(loaded, optim.state_tensors(optimizer))
+    assert optim.state_tensors(loaded) == {}

@@ -89,13 +89,35 @@ def test_int8_weight_has_one_scale_for_the_tensor(x):
     np.testing.assert_allclose(quant.int8_weight(x).numpy(), naive, rtol=1e-6, atol=0)
 
 
+def naive_bf16(x: np.ndarray) -> np.ndarray:
+    """The upper 16 bits of a float32, rounded to nearest, halves to even."""
+    bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    kept, dropped = bits >> 16, bits & 0xFFFF
+    up = (dropped > 0x8000) | ((dropped == 0x8000) & (kept % 2 == 1))
+    return ((kept + up) << 16).astype(np.uint32).view(np.float32)
+
+
+@each_case
+def test_bf16_is_rounding_to_8_significant_bits(x):
+    got = quant.bf16(x)
+    assert got.dtype == torch.float32 and np.array_equal(got.numpy(), naive_bf16(x.numpy()))
+    assert torch.equal(quant.bf16(got), got)
+
+
+def test_bf16_rounds_halves_to_even_and_keeps_the_range_of_fp32():
+    # eight significant bits: steps of 1/128 from 1 on, of 2 from 256 on
+    x = torch.tensor([1 + 1 / 256, 1 + 3 / 256, 257.0, 259.0, -257.0, 1e-38, 3e38])
+    expected = [1.0, 1 + 2 / 128, 256.0, 260.0, -256.0, pytest.approx(1e-38, rel=2**-8), pytest.approx(3e38, rel=2**-8)]
+    assert quant.bf16(x).tolist() == expected
+
+
 @each_case
 def test_bits_equal_those_of_transformers(x):
     assert torch.equal(quant.ternary_weight(x), WeightQuant.apply(x))
     assert torch.equal(quant.int8_activation(x), ActQuant.apply(x))
 
 
-@pytest.mark.parametrize("f", [quant.ternary_weight, quant.int8_weight, quant.int8_activation, quant.ternary_codes])
+@pytest.mark.parametrize("f", [quant.ternary_weight, quant.int8_weight, quant.int8_activation, quant.ternary_codes, quant.bf16])
 @each_case
 def test_the_input_is_left_alone(f, x):
     before = x.clone()
@@ -162,7 +184,7 @@ def test_a_weight_outlier_zeroes_the_whole_block():
 
 
 # -------------------------------------------------------------------------------------------------------------- gradients
-@pytest.mark.parametrize("f", [quant.ternary_weight, quant.int8_weight, quant.int8_activation])
+@pytest.mark.parametrize("f", [quant.ternary_weight, quant.int8_weight, quant.int8_activation, quant.bf16])
 def test_the_gradient_passes_straight_through(f):
     """As x + (f(x) - x).detach(), also where the value was clipped."""
     x = cases()["outlier"].requires_grad_()
@@ -219,6 +241,8 @@ class NaiveBitLinear(nn.Module):
     def quantised(self, w: Tensor) -> Tensor:
         if self.config.weights == "ternary":
             return WeightQuant.apply(w)
+        if self.config.weights == "bf16":
+            return torch.from_numpy(naive_bf16(w.numpy()))
         scale = 127 / w.abs().max()
         return torch.round(w * scale) / scale
 
@@ -227,6 +251,8 @@ class NaiveBitLinear(nn.Module):
             x = x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.norm
         if self.config.activations == "int8":
             x = self.ste(x, ActQuant.apply(x.detach()))
+        if self.config.activations == "bf16":
+            x = self.ste(x, torch.from_numpy(naive_bf16(x.detach().numpy())))
         w = self.weight
         if self.config.weights != "float":
             w = self.ste(w, torch.cat([self.quantised(b) for b in w.detach().split(self.blocks)]))
@@ -248,8 +274,9 @@ def losses_of_five_steps(model: nn.Module, ids: Tensor) -> list[float]:
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(
     "quant_config",
-    [B158, QuantConfig(weights="ternary", activations="float"), QuantConfig(weights="int8", activations="float")],
-    ids=["b158", "ternary_a16", "int8_w"],
+    [B158]
+    + [QuantConfig(weights=w, activations=a) for w, a in (("ternary", "float"), ("int8", "float"), ("bf16", "bf16"))],
+    ids=["b158", "ternary_a16", "int8_w", "bf16"],
 )
 def test_five_training_steps_follow_a_naive_composition(quant_config, fused):
     config = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, ffn_size=32, fused_projections=fused)
