@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bitnet import pool, train
+from bitnet import pool, server, train
 from bitnet.worker import lease
 
 SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
@@ -149,6 +149,43 @@ def test_two_controllers_run_each_arm_once():
     assert {r["status"] for r in records().values()} == {"done"}
     logs = [p.read_text() for p in Path("outputs").glob("*/*/log.txt")]
     assert sum(log.count("step 100/100") for log in logs) == 4
+
+
+# ---------------------------------------------------------------------------------------- the process that forks the runs
+def test_launches_of_one_command_share_the_server_which_ends_with_the_command():
+    with server.kept(True):
+        with server.server() as first:
+            assert first.gpus >= 0
+        with server.server() as second:
+            assert second is first and first.process.poll() is None
+    assert first.process.poll() is not None
+
+
+def test_a_server_that_is_not_kept_ends_with_its_launch():
+    with server.kept(False), server.server() as own:
+        assert own.process.poll() is None
+    assert own.process.poll() is not None
+
+
+def test_a_server_that_died_is_an_error_and_no_endless_wait():
+    with pytest.raises(RuntimeError, match="ended with code -9"), server.server() as own:
+        own.process.kill()
+        own.ended(60)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flags", "wanted"),
+    [
+        (["seed=0,1"], ["-m"], True),
+        (["sweeps=quickstart"], [], True),
+        (["seed=0"], [], False),
+        (["seed=0,1", "launcher=serial"], ["-m"], False),
+        (["seed=0,1", "hydra/launcher=basic"], ["-m"], False),
+        (["seed=0,1"], ["-m", "--cfg", "job"], False),
+    ],
+)
+def test_only_a_command_that_needs_it_starts_it_early(overrides, flags, wanted):
+    assert train._fans_out(overrides, flags) == wanted
 
 
 # -------------------------------------------------------------------------------------------------------------- leases
