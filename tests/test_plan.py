@@ -215,9 +215,11 @@ def test_memory_counts_weights_gradients_means_and_logits(values):
     assert wider.memory - size.memory > (400 - 16) * 32 * 64 * 4
 
 
-@pytest.mark.parametrize("overrides", [["model=64"], ["model=64", "batch_size=64", "smoothing=ls01", "regularizer=entropy"]])
+@pytest.mark.parametrize(
+    "overrides", [["quant=float", "batch_size=1"], ["batch_size=1"], ["batch_size=64", "smoothing=ls01", "regularizer=entropy"]]
+)
 def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
-    config = small_config(values, *overrides)
+    config = small_config(values, "model=64", *overrides)
     trainer = build(*cost._stand_in(config, 64), torch.device("cpu"))
     with cost.LiveBytes([*trainer.model.parameters(), *trainer.model.buffers()]) as live:
         loss, extra = trainer.losses(*trainer.batch(1))
