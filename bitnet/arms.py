@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ from bitnet.records import FINAL, RunRecord, declare, provenance, result
 
 @dataclass(frozen=True)
 class Arm:
-    """One run of a sweep: what to override, and the arm of the sweep file that it came from."""
+    """One run of a sweep: what to override, and the arm of the sweep file that it came from.
+
+    `written`: the sweep file's own overrides, before any scale. Its claims name runs by them.
+    """
 
     name: str | None
     overrides: tuple[str, ...]
+    written: tuple[str, ...] = ()
 
 
 def typed(composed: DictConfig) -> RunConfig:
@@ -63,7 +67,7 @@ def expand(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:
     lists = [[normalise(f"{k}={v}") for v in values] for k, values in grid.items()]
     seed_overrides = [(f"seed={s}",) for s in seeds] or [()]
     return [
-        Arm(name, (*arm, *rest, *seed))
+        Arm(name, (*arm, *rest, *seed), (*arm, *rest))
         for seed in seed_overrides
         for name, arm in arms or [(None, ())]
         for rest in itertools.product(*lists)
@@ -86,12 +90,14 @@ def arms_of(
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
     named, scale = config.sweep, config.scale
     if scale is None:
-        return [Arm(a.name, (*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
+        return [replace(a, overrides=(*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
     if named is not None and scale.seeds:
         named = named.model_copy(update={"seeds": scale.seeds})
     base = scaling.base_overrides(scale, config, options, typed_keys)
-    scaled = [Arm(a.name, scaling.scaled_arm(scale, a.overrides)) for a in expand(named, typed_keys)]
-    return [Arm(a.name, (*fixed, *scaling.without(base, a.overrides), *a.overrides)) for a in scaled for fixed in product]
+    scaled = [replace(a, overrides=scaling.scaled_arm(scale, a.overrides)) for a in expand(named, typed_keys)]
+    return [
+        replace(a, overrides=(*fixed, *scaling.without(base, a.overrides), *a.overrides)) for a in scaled for fixed in product
+    ]
 
 
 def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]) -> Any:
@@ -180,7 +186,8 @@ def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[
 
 def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
-    return freeze(run, label=label, arm=arm.name, choices=options, provenance=provenance())
+    written = {key_of(o): o.partition("=")[2].strip("'\"") for o in arm.written}
+    return freeze(run, label=label, arm=arm.name, written=written, choices=options, provenance=provenance())
 
 
 def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:

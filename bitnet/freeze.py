@@ -114,7 +114,15 @@ def _warn_of_the_end(config: RunConfig, last_step: int | None) -> None:
         )
 
 
-def freeze(run: Resolved, *, label: str, arm: str | None, choices: dict[str, str], provenance: dict[str, Any]) -> Queued:
+def freeze(
+    run: Resolved,
+    *,
+    label: str,
+    arm: str | None,
+    choices: dict[str, str],
+    provenance: dict[str, Any],
+    written: dict[str, str] | None = None,
+) -> Queued:
     """Write the run's folder, or find it there. What may change between sessions (device, threads, saving) is brought up
     to date in a run that is not finished; one that another process works on is left as it is.
 
@@ -134,7 +142,7 @@ def freeze(run: Resolved, *, label: str, arm: str | None, choices: dict[str, str
                     return Queued(run.folder, True)
                 record.write_config(run.config.model_dump(mode="json"))
             else:
-                facts = _facts(run, label, arm, choices) | provenance
+                facts = _facts(run, label, arm, choices) | {"written": written or {}} | provenance
                 record.create(run.config.model_dump(mode="json"), facts)
                 if run.group is not None and not run.config.overwrite:
                     return Queued(run.folder, _take_over(record, Path(run.config.out), run.run_id))

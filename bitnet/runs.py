@@ -135,6 +135,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "published": tuple(record.get("published") or ()),
         "overrides": tuple(record.get("overrides") or ()),
         "choices": dict(record.get("choices") or {}),
+        "written": dict(record.get("written") or {}),
         "command": str(record.get("command") or ""),
         "config": config,
         "data": _data_name(record, config),
