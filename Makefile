@@ -10,13 +10,14 @@ IS_FIT := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 CAN_VENV := import ensurepip, venv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-slurm lint clean
+.PHONY: help venv quickstart test test-slurm drills lint clean
 
 help:
 	@echo 'make venv        the environment in .venv, with the versions of constraints.txt'
 	@echo 'make quickstart  train a few small models (minutes on two cores) and print their tables'
 	@echo 'make test        the whole test suite'
 	@echo 'make test-slurm  sweeps on a SLURM of its own, which it starts as root and installs with apt (minutes)'
+	@echo 'make drills      kills, signals, damage, full disks and races for real (an hour on two cores)'
 	@echo 'make lint        ruff'
 	@echo 'make clean       remove .venv and caches; outputs/ stays'
 	@echo
@@ -69,6 +70,9 @@ test: .venv/.installed
 # ARGS=--or-say-why: where no SLURM can be started, say why and end well
 test-slurm: .venv/.installed
 	$(BIN) tests/slurm/checks.py $(ARGS)
+
+drills: .venv/.installed
+	@set -e; for drill in kill_anywhere signals damage full_disk racing; do echo "$$drill"; $(BIN) tests/drills/$$drill.py; done
 
 lint: .venv/.installed
 	$(BIN) -m ruff check .

@@ -6,6 +6,7 @@ first column.
 
 from __future__ import annotations
 
+import html
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -44,11 +45,17 @@ def render(section: Section, style: str, width: int | None) -> str:
     parts = [_title(section, style, width), _caption(section.caption, style, width)]
     for frame in (frame for frame in section.frames if len(frame)):
         for block in _fitting(_wrapped(frame, width), width):
-            head = [block.index.name, *block.columns]
-            rows = [[name, *cells] for name, cells in zip(block.index, block.to_numpy().tolist(), strict=True)]
+            head = [_literal(name, style) for name in (block.index.name, *block.columns)]
+            lines = zip(block.index, block.to_numpy().tolist(), strict=True)
+            rows = [[_literal(cell, style) for cell in (name, *cells)] for name, cells in lines]
             align = ["left", *("left" if _is_prose(block[c]) else "right" for c in block.columns)]
             parts.append(tabulate(rows, head, tablefmt=FORMATS[style], disable_numparse=True, colalign=align) + "\n")
     return "\n".join(parts)
+
+
+def _literal(text: str, style: str) -> str:
+    """Text that may hold anything a configuration does, so that Markdown shows it and makes neither HTML nor cells of it."""
+    return text if style not in {"md", "markdown"} else html.escape(str(text), quote=False).replace("|", "\\|")
 
 
 def _title(section: Section, style: str, width: int | None) -> str:
@@ -56,7 +63,7 @@ def _title(section: Section, style: str, width: int | None) -> str:
     if style == "latex":
         return f"% {title}"
     if style != "plain":
-        return f"{'#' * section.level} {title}\n"
+        return f"{'#' * section.level} {_literal(title, style)}\n"
     lines = wrap(title, width or len(title))
     return f"{lines}\n{'#='[section.level - 1] * _widest([lines])}"
 
@@ -64,7 +71,7 @@ def _title(section: Section, style: str, width: int | None) -> str:
 def _caption(caption: str, style: str, width: int | None) -> str:
     if style == "latex":
         return "\n".join(f"% {line}" for line in caption.splitlines())
-    lines = caption.splitlines()
+    lines = _literal(caption, style).splitlines()
     return "\n".join(lines if width is None else (textwrap.fill(line, width) for line in lines)) + "\n"
 
 
