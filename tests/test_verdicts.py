@@ -1,0 +1,517 @@
+"""Claims against runs whose numbers are known: the four words, what they rest on, and what keeps them from being said."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folders import evaluations, make_run
+from scipy import stats as scipy_stats
+
+from bitnet import runs as records
+from bitnet import stats, verdicts
+from bitnet.errors import UserError
+
+STEPS = (1, 500, 1000)
+NOISE = (0.02, -0.01, 0.03, 0.0, -0.02, 0.01, 0.015, -0.025)
+
+
+@pytest.fixture(autouse=True)
+def _no_full_collection(monkeypatch):
+    """statsmodels collects garbage at every adjustment, which takes longer than all else here."""
+    monkeypatch.setattr("gc.collect", lambda: 0)
+
+
+class World:
+    """Runs in memory: the columns of `bitnet.runs.Records` that verdicts read."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.metrics: list[dict[str, Any]] = []
+
+    def run(self, arm: str, seed: int, loss: float | Sequence[float] | None, **other: Any) -> None:
+        """A run whose held-out loss is `loss` at each of STEPS, or 9 at all but the last of them."""
+        size = other.pop("hidden_size", 64)
+        row = {"id": f"{arm}-{size}-{seed}-{len(self.rows)}", "arm": arm, "arm_id": f"{arm}-{size}", "seed": float(seed)}
+        row |= {"status": "done", "steps": 1000.0, "boundary_step": 500, "hidden_size": size, "choices": {"wd": arm}}
+        row |= {"config": {"eval_every": 500, "wd": {"stage2": 0.1}}}
+        self.rows.append(row | other)
+        if loss is not None:
+            values = loss if isinstance(loss, Sequence) else (9.0 + seed, 9.0 + seed, loss)
+            extra = {"heldout_uniq": 2.0, "UniquePredictions": 3.0}
+            self.metrics += [
+                {"run": row["id"], "Step": float(s), "heldout_loss": v, **extra} for s, v in zip(STEPS, values, strict=False)
+            ]
+
+    def arm(self, arm: str, losses: Sequence[float], **other: Any) -> World:
+        for seed, loss in enumerate(losses):
+            self.run(arm, seed, loss, **other)
+        return self
+
+    def judge(self, facts: pd.DataFrame | None = None, sweep: Mapping[str, Any] | None = None, **claims: Any) -> Any:
+        """The verdict on one claim, or on several by name."""
+        frame = pd.DataFrame(self.rows).set_index("id", drop=False).rename_axis("run") if self.rows else pd.DataFrame()
+        metrics = pd.DataFrame(self.metrics, columns=["run", "Step", "heldout_loss", "heldout_uniq", "UniquePredictions"])
+        found = verdicts.judge({"claims": claims, **(sweep or {})}, frame, metrics, facts)
+        return found[0] if len(found) == 1 else {v.claim: v for v in found}
+
+
+def around(mean: float, n: int, shift: int = 0) -> list[float]:
+    """n losses around a mean, scattered by a hundredth or so."""
+    return [mean + NOISE[(i + shift) % len(NOISE)] for i in range(n)]
+
+
+def contrast(expected: str = "lower", margin: float = 0.5, **other: Any) -> dict[str, Any]:
+    claim = {"kind": "contrast", "says": "x", "metric": "heldout_loss", "arm": "a", "against": "b"}
+    return claim | {"expected": expected, "margin": margin} | other
+
+
+def bound(expected: str, bound: float, metric: str = "heldout_loss", **other: Any) -> dict[str, Any]:
+    claim = {"kind": "bound", "says": "x", "metric": metric, "arm": "a", "expected": expected, "bound": bound}
+    return claim | {"margin": 0.5} | other
+
+
+def two_arms(first: float, second: float, n: int) -> World:
+    return World().arm("a", around(first, n)).arm("b", around(second, n, 3))
+
+
+# ------------------------------------------------------------------------------------------------------------ the words
+@pytest.mark.parametrize("n", [3, 6])
+@pytest.mark.parametrize(
+    ("expected", "first", "second", "word"),
+    [
+        ("lower", 5, 7, "reproduced"),
+        ("lower", 7, 5, "not reproduced"),  # the opposite
+        ("lower", 5, 5, "not reproduced"),  # an effect of 0.5 is excluded
+        ("lower", 5, 5.3, "not reproduced"),  # there is one, too small to matter
+        ("higher", 7, 5, "reproduced"),
+        ("equal", 5, 5.1, "reproduced"),
+        ("equal", 5, 7, "not reproduced"),
+    ],
+)
+def test_words_of_a_contrast(n, expected, first, second, word):
+    found = two_arms(first, second, n).judge(x=contrast(expected))
+    assert (found.word, found.n) == (word, n)
+
+
+def test_the_numbers_behind_a_word():
+    world = World().arm("a", [5.0, 5.2, 5.1]).arm("b", [7.0, 7.1, 7.3])
+    found = world.judge(x=contrast(published="2 nats"))
+    differences = [-2.0, -1.9, -2.2]
+    by_hand = stats.one_sample(differences)
+    assert found.numbers == pytest.approx(dict(enumerate(differences)))
+    assert found.sides["against"] == pytest.approx({0: 7.0, 1: 7.1, 2: 7.3})
+    assert (found.mean, found.low, found.high) == pytest.approx((by_hand.mean, *by_hand.interval()))
+    assert (found.p, found.test, found.margin, found.published) == (0.25, "sign-flip", 0.5, "2 nats")
+    assert found.detectable == pytest.approx(by_hand.detectable())
+    assert found.runs == {"arm": 3, "against": 3}
+    assert found.fisher_p == 1
+    assert "n=3: an interval, with a warning" in found.warnings
+
+
+@pytest.mark.parametrize(("n", "gate"), [(1, "an anecdote"), (2, "a direction")])
+def test_one_and_two_seeds_are_never_a_verdict(n, gate):
+    found = two_arms(5, 9, n).judge(x=contrast())
+    assert (found.word, found.n, found.low, found.p) == ("inconclusive", n, None, None)
+    assert gate in found.why
+    assert found.mean == pytest.approx(-4, abs=0.1)
+
+
+def test_a_wide_interval_is_inconclusive_and_says_what_could_have_been_seen():
+    found = World().arm("a", [5.0, 6.5, 4.0]).arm("b", [6.0, 6.0, 6.1]).judge(x=contrast())
+    assert found.word == "inconclusive"
+    assert f"{found.detectable:.4g}" in found.why
+
+
+def test_an_effect_that_may_be_too_small_to_matter_is_inconclusive():
+    found = World().arm("a", [5.0, 5.0, 5.1, 5.1]).arm("b", [5.3, 5.6, 5.6, 5.4]).judge(x=contrast())
+    assert found.high < 0
+    assert found.word == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("expected", "limit", "word"),
+    [
+        ("at_most", 6, "reproduced"),
+        ("at_most", 4, "not reproduced"),
+        ("at_least", 4, "reproduced"),
+        ("at_least", 6, "not reproduced"),
+        ("at_least", 5.005, "inconclusive"),
+        ("equal", 5.1, "reproduced"),
+        ("equal", 7, "not reproduced"),
+    ],
+)
+def test_words_of_a_bound(expected, limit, word):
+    assert World().arm("a", around(5, 4)).judge(x=bound(expected, limit)).word == word
+
+
+def test_words_of_a_change_and_of_a_relative_one():
+    world = World()
+    for seed, wobble in enumerate(NOISE[:4]):
+        world.run("a", seed, (10.0, 10.0 + wobble, 7.0))
+    claim = {"kind": "change", "says": "x", "metric": "heldout_loss", "arm": "a", "since": "boundary", "margin": 2.0}
+    found = world.judge(x=claim | {"expected": "lower"})
+    assert (found.word, found.mean) == ("reproduced", pytest.approx(-3 - np.mean(NOISE[:4])))
+    share = world.judge(x=claim | {"expected": "lower", "relative": True, "margin": 0.29})
+    assert share.word == "reproduced"
+    assert share.mean == pytest.approx(np.mean([-(3 + w) / (10 + w) for w in NOISE[:4]]))
+    assert world.judge(x=claim | {"expected": "higher"}).word == "not reproduced"
+
+
+def test_an_interaction_is_a_difference_of_differences():
+    world = two_arms(5, 7, 4).arm("c", around(5, 4, 1)).arm("d", around(5.5, 4, 2))
+    claim = {"kind": "interaction", "other_arm": "c", "other_against": "d"}
+    found = world.judge(x=contrast() | claim)
+    assert found.mean == pytest.approx((5 - 7) - (5 - 5.5), abs=0.05)
+    assert (found.word, set(found.sides)) == ("reproduced", {"arm", "against", "other_arm", "other_against"})
+
+
+# -------------------------------------------------------------------------------------------------- seeds and lost runs
+def test_only_complete_pairs_count_and_the_missing_seed_is_named():
+    world = World().arm("a", around(5, 4)).arm("b", around(7, 3, 3))
+    found = world.judge(x=contrast())
+    assert (found.word, list(found.numbers)) == ("reproduced", [0, 1, 2])
+    assert "against lacks seed 3" in found.warnings
+
+
+def test_a_declared_seed_that_was_never_run_is_named():
+    found = two_arms(5, 7, 3).judge(x=contrast(), sweep={"seeds": [0, 1, 2, 3]})
+    assert {"arm lacks seed 3", "against lacks seed 3"} <= set(found.warnings)
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_lost_runs_are_counted_tested_and_make_it_inconclusive(status):
+    world = World().arm("a", around(5, 3))
+    for seed in range(3):
+        world.run("b", seed, (9.0,), status=status)
+    found = world.judge(x=contrast())
+    assert found.word == "inconclusive"
+    assert getattr(found, status) == {"arm": 0, "against": 3}
+    assert found.fisher_p == pytest.approx(0.1)
+    assert f"of the 3 runs of against, 3 {status}" in found.warnings
+
+
+def test_one_lost_run_is_not_dropped():
+    world = two_arms(5, 7, 6)
+    world.run("a", 6, 5.0)
+    world.run("b", 6, (9.0,), status="diverged")
+    found = world.judge(x=contrast())
+    assert (found.word, found.n) == ("inconclusive", 6)
+    assert "seed 6 of against (diverged)" in found.why
+
+
+def test_a_run_that_diverged_later_keeps_what_it_had():
+    world = World().arm("a", [(9.0, 5.0 + w, 4.0) for w in NOISE[:3]])
+    for seed, wobble in enumerate(NOISE[3:6]):
+        world.run("b", seed, (9.0, 7.0 + wobble), status="diverged")
+    found = world.judge(x=contrast(at=500))
+    assert (found.word, found.diverged) == ("reproduced", {"arm": 0, "against": 3})
+
+
+def test_whether_runs_diverge_can_itself_be_claimed():
+    world = World().arm("a", around(5, 3))
+    for seed in range(3):
+        world.run("b", seed, (9.0,), status="diverged")
+    found = world.judge(x=contrast(metric="diverged"))
+    assert (found.word, found.mean, found.low) == ("reproduced", -1, None)
+    world.run("a", 3, 5.0)
+    world.run("b", 3, None, status="failed")
+    assert world.judge(x=contrast(metric="diverged")).word == "inconclusive"
+
+
+@pytest.mark.parametrize("status", ["running", "queued", "missing"])
+def test_unfinished_runs_leave_it_open(status):
+    world = two_arms(5, 7, 3)
+    world.run("b", 3, None, status=status)
+    found = world.judge(x=contrast())
+    assert (found.word, found.why) == ("inconclusive", "not yet: 6 of 7 runs done")
+
+
+def test_a_finished_run_without_the_number_is_not_left_out():
+    """An onset that never came: the seeds that collapsed would speak for all."""
+    world = two_arms(5, 7, 4)
+    onset = {row["id"]: math.nan if (row["arm"], row["seed"]) == ("a", 2) else 100.0 * (row["seed"] + 1) for row in world.rows}
+    facts = pd.DataFrame({"onset_step": onset})
+    found = world.judge(x=contrast(metric="onset_step", margin=10), facts=facts)
+    assert found.word == "inconclusive"
+    assert "seed 2 of arm (done)" in found.why
+
+
+# ----------------------------------------------------------------------------------------------------------- no spread
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([5.0] * 6, [7.0] * 6), ([5.0] * 6, around(7, 6)), (around(5, 6), around(7, 6))],
+    ids=["both", "one", "difference"],
+)
+def test_real_numbers_that_agree_to_the_last_bit_are_an_alarm_and_no_verdict(first, second):
+    found = World().arm("a", first).arm("b", second).judge(x=contrast())
+    assert found.word == "inconclusive"
+    assert any("no spread over seeds" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize(("limit", "word"), [(5, "reproduced"), (2, "reproduced"), (1, "not reproduced")])
+def test_equal_counts_are_judged_by_their_value_with_the_alarm(limit, word):
+    found = World().arm("a", around(5, 3)).judge(x=bound("at_most", limit, "heldout_uniq"))
+    assert (found.word, found.low, found.high) == (word, None, None)
+    assert any("no spread over seeds" in w for w in found.warnings)
+
+
+def test_equal_counts_of_one_seed_stay_an_anecdote():
+    assert World().arm("a", [5.0]).judge(x=bound("at_most", 5, "heldout_uniq")).word == "inconclusive"
+
+
+# --------------------------------------------------------------------------------------------------- sizes and averages
+def test_sizes_are_compared_unpaired():
+    world = World().arm("a", around(5, 4), hidden_size=64).arm("b", around(7, 5), hidden_size=128)
+    found = world.judge(x=contrast())
+    by_hand = stats.two_sample(around(5, 4), around(7, 5))
+    assert (found.test, found.n, found.numbers) == ("permutation", 4, {})
+    assert (found.mean, found.low, found.high, found.p) == pytest.approx((by_hand.mean, *by_hand.interval(), by_hand.p))
+    assert found.word == "reproduced"
+
+
+def test_an_interaction_of_sizes_pairs_within_each():
+    world = World().arm("a", around(5, 4), hidden_size=64).arm("b", around(7, 4), hidden_size=64)
+    world.arm("c", around(5, 4, 2), hidden_size=128).arm("d", around(5.5, 4, 5), hidden_size=128)
+    found = world.judge(x=contrast() | {"kind": "interaction", "other_arm": "c", "other_against": "d"})
+    assert found.mean == pytest.approx(-1.5, abs=0.05)
+    assert found.test == "permutation"
+
+
+def test_several_runs_of_a_seed_are_averaged_and_it_says_so():
+    world = two_arms(5, 7, 3)
+    for row in world.rows:
+        row["choices"] = {"optimizer": "adamw"} if row["arm"] == "a" else {"optimizer": "adam_l2"}
+    world.arm("c", around(6, 3), choices={"optimizer": "adamw"}).arm("d", around(8, 3), choices={"optimizer": "adam_l2"})
+    found = world.judge(x=contrast(arm={"optimizer": "adamw"}, against={"optimizer": "adam_l2"}))
+    assert found.sides["arm"][0] == pytest.approx((around(5, 1)[0] + around(6, 1)[0]) / 2)
+    assert {"arm averages 2 runs of each seed", "against averages 2 runs of each seed"} <= set(found.warnings)
+
+
+def test_a_seed_of_which_an_averaged_arm_is_missing_does_not_count():
+    world = World().arm("a", around(5, 4), choices={"o": "x"}).arm("c", around(9, 3), choices={"o": "x"})
+    found = world.arm("b", around(8, 4)).judge(x=contrast(arm={"o": "x"}))
+    assert list(found.numbers) == [0, 1, 2]
+    assert "arm lacks seed 3" in found.warnings
+
+
+# ------------------------------------------------------------------------------------------------- selectors and moments
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ("aa", "no such arm; did you mean 'a'?"),
+        ("planned", "no run of it is there"),
+        ({"wd": "wd0"}, "there are a, b"),
+        ({"optimiser": "adamw"}, "no run has this group or key"),
+    ],
+)
+def test_a_selector_that_matches_nothing_says_so(selector, said):
+    found = two_arms(5, 7, 3).judge(x=contrast(arm=selector), sweep={"arms": {"a": "", "b": "", "planned": ""}})
+    assert found.word == "inconclusive"
+    assert said in found.why
+
+
+def test_runs_are_selected_by_option_and_by_dotted_key():
+    world = two_arms(5, 7, 3)
+    for row in world.rows:
+        row["config"] = {"eval_every": 500, "wd": {"stage2": 0 if row["arm"] == "a" else 0.05}}
+    found = world.judge(x=contrast(arm={"wd.stage2": 0.0}, against={"wd": "b"}))
+    assert found.mean == pytest.approx(-2, abs=0.05)
+
+
+def test_no_run_at_all_and_one_run_on_both_sides():
+    assert World().judge(x=contrast()).why == "not yet: no run is there"
+    assert "two sides" in two_arms(5, 7, 3).judge(x=contrast(against="a")).why
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(1, 10), (2, 7), (500, 7), (0.5, 7), (0.3, 7), ("boundary", 7), (1000, 5), ("end", 5), (0.9, 5), (2000, None)],
+)
+def test_moments(at, value):
+    world = World().arm("a", [(10.0, 7.0, 5.0)] * 2)
+    found = world.judge(x=bound("at_most", 6, at=at))
+    assert found.sides["arm"] == ({} if value is None else {0: value, 1: value})
+
+
+def test_a_moment_that_no_evaluation_is_near_has_no_number():
+    world = World().arm("a", [(10.0, 7.0, 5.0)], config={"eval_every": 100})
+    assert world.judge(x=bound("at_most", 6, at=350)).sides["arm"] == {}
+    assert world.judge(x=bound("at_most", 6, at=450)).sides["arm"] == {0: 7.0}
+
+
+def test_a_run_whose_data_ended_first_has_an_end():
+    found = World().arm("a", [(10.0, 7.0)], step=500.0).judge(x=bound("at_most", 6))
+    assert found.sides["arm"] == {0: 7.0}
+
+
+def test_numbers_of_whole_runs_come_from_the_facts():
+    world = two_arms(5, 7, 3)
+    depth = {row["id"]: world.metrics[3 * i + 2]["heldout_loss"] - 5 for i, row in enumerate(world.rows)}
+    facts = pd.DataFrame({"depth": depth})
+    assert world.judge(x=contrast(metric="depth"), facts=facts).word == "reproduced"
+    assert "not computed" in world.judge(x=contrast(metric="depth")).why
+    change = {"kind": "change", "says": "x", "metric": "depth", "arm": "a", "since": 1, "expected": "lower", "margin": 1}
+    assert "whole run" in world.judge(x=change, facts=facts).why
+
+
+# --------------------------------------------------------------------------------------------------- several claims, p
+def test_p_values_are_adjusted_for_all_declared_claims_run_or_not():
+    world = two_arms(5, 7, 7)
+    found = world.judge(x=contrast(), y=contrast(against="planned"), z=contrast("higher"))
+    assert found["x"].p == pytest.approx(2 / 128)
+    assert found["x"].p_holm == pytest.approx(3 * 2 / 128)
+    assert (found["y"].p, found["y"].p_holm) == (None, None)
+    assert found["x"].word == "reproduced"
+
+
+def test_a_p_that_does_not_survive_holm_is_inconclusive():
+    """Seven seeds and three claims: 2/128 would survive, 4/128 does not."""
+    estimate = stats.one_sample([1.0, 1.2, 0.9, 1.1, 1.3, 1.0, -0.2])
+    assert estimate.p == pytest.approx(4 / 128)
+    assert verdicts.decide(estimate, "higher", 0.1, 0.1, estimate.p, 1)[0] == "reproduced"
+    word, why = verdicts.decide(estimate, "higher", 0.1, 0.1, 3 * estimate.p, 3)
+    assert word == "inconclusive"
+    assert "after Holm" in why
+
+
+@pytest.mark.parametrize(("spread", "word"), [(0.1, "reproduced"), (0.48, "inconclusive")])
+def test_where_an_exact_p_is_out_of_reach_the_wider_interval_decides(spread, word):
+    """Six seeds, four claims: the exact p is 2/64 at best, 0.125 after Holm."""
+    estimate = stats.one_sample(1 + spread * np.array([-2, -1, 0, 0, 1, 2]))
+    assert (estimate.p, estimate.interval()[0] > 0) == (2 / 64, True)
+    assert (estimate.interval(1 - 0.05 / 4)[0] > 0) == (word == "reproduced")
+    assert verdicts.decide(estimate, "higher", 0.1, 0.1, 4 * estimate.p, 4)[0] == word
+    both = two_arms(5, 7, 6).judge(x=contrast(), y=contrast())
+    assert any("97.5 % interval decides" in w for w in both["x"].warnings)
+
+
+def test_one_seed_of_six_against_the_others_is_not_enough():
+    estimate = stats.one_sample([1.0, 1.2, 0.9, 1.1, 1.3, -0.2])
+    assert estimate.interval()[0] > 0
+    assert verdicts.decide(estimate, "higher", 0.1, 0.1, estimate.p)[0] == "inconclusive"
+
+
+# ---------------------------------------------------------------------------------------------------------- explanations
+@pytest.mark.parametrize(
+    ("other", "word"), [("higher", "reproduced"), ("lower", "explained otherwise")]
+)
+def test_a_claim_that_holds_together_with_its_explanation(other, word):
+    found = two_arms(5, 7, 4).judge(x=contrast(explained_by=["y"]), y=contrast(other))
+    assert found["x"].word == word
+
+
+def test_an_open_explanation_is_a_warning_and_an_unknown_one_is_named():
+    world = two_arms(5, 7, 4)
+    found = world.judge(x=contrast(explained_by=["y"]), y=contrast(against="planned"))
+    assert found["x"].word == "reproduced"
+    assert "whether y explains it is inconclusive" in found["x"].warnings
+    found = world.judge(x=contrast(explained_by=["optimiser"]), optimizer=contrast())
+    assert (found["x"].word, "did you mean 'optimizer'" in found["x"].why) == ("inconclusive", True)
+
+
+def test_a_declaration_that_is_no_claim_is_refused():
+    with pytest.raises(UserError, match="margin"):
+        World().judge(x=contrast(margin=-1))
+
+
+# ---------------------------------------------------------------------------------------------------------- correlations
+def correlated(runs: int, slope: float) -> World:
+    world, generator = World(), np.random.default_rng(0)
+    for seed in range(runs):
+        world.run("a", seed, list(generator.normal(size=3)))
+    for row in world.metrics:
+        row["UniquePredictions"] = slope * row["heldout_loss"] + 0.3 * generator.normal()
+    return world
+
+
+CORRELATION = {"kind": "correlation", "says": "x", "metric": "UniquePredictions", "other": "heldout_loss", "bound": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("runs", "slope", "word"),
+    [(8, 1.0, "reproduced"), (8, -1.0, "not reproduced"), (8, 0.25, "inconclusive"), (5, 1.0, "inconclusive")],
+)
+def test_words_of_a_correlation(runs, slope, word):
+    found = correlated(runs, slope).judge(x=CORRELATION | {"expected": "higher"})
+    assert (found.word, found.n) == (word, runs)
+    assert found.low <= found.mean <= found.high
+
+
+def test_a_correlation_below_a_bound_and_one_without_spread():
+    assert correlated(8, -1.0).judge(x=CORRELATION | {"expected": "lower", "bound": -0.5}).word == "reproduced"
+    assert correlated(8, 1.0).judge(x=CORRELATION | {"expected": "higher", "other": "heldout_uniq"}).mean is None
+
+
+# -------------------------------------------------------------------------------------------------------------- on disk
+def test_verdicts_of_run_folders(tmp_path):
+    for seed, (arm, unique) in itertools.product(range(3), (("wd=paper", 11), ("wd=wd005", 2))):
+        rows = evaluations([1, 5000, 10000], [20, 2, unique + seed % 2])
+        make_run(tmp_path, arm=arm, seed=seed, rows=rows, config={"eval_every": 1000})
+    claim = contrast("higher", 5, metric="UniquePredictions", arm={"wd": "paper"}, against={"wd.stage2": 0.05})
+    found = records.read([tmp_path], ["UniquePredictions"])
+    claims = {"off": claim, "change": {**bound("at_least", 8, "UniquePredictions"), "arm": {"wd": "paper"}}}
+    judged = verdicts.judge({"claims": claims}, found.runs, found.metrics)
+    assert [v.word for v in judged] == ["reproduced", "reproduced"]
+    assert verdicts.columns(verdicts.parse({"claims": claims})) == ["UniquePredictions"]
+    table = verdicts.rows(judged)
+    assert table["mean"].tolist() == pytest.approx([9, 11 + 1 / 3 - 8])
+    assert np.isnan(table["low"].iloc[0])
+
+
+# -------------------------------------------------------------------------------------------------- error rates by draws
+def estimates(x: np.ndarray) -> list[stats.Estimate]:
+    """`one_sample` of every row at once."""
+    flips = scipy_stats.permutation_test(
+        (x,), lambda s, axis: s.mean(axis=axis), permutation_type="samples", vectorized=True, axis=1, n_resamples=2**14
+    )
+    n = x.shape[1]
+    numbers = zip(x.mean(axis=1), x.std(axis=1, ddof=1) / math.sqrt(n), flips.pvalue, strict=True)
+    return [stats.Estimate(n, float(m), float(se), n - 1.0, float(p), 2 / 2**n, "sign-flip") for m, se, p in numbers]
+
+
+def words(effect: float, n: int, expected: str, margin: float, claims: int = 1, draws: int = 1000) -> list[list[str]]:
+    """What each draw of `claims` independent claims, of spread 1, is called."""
+    x = np.random.default_rng(n).normal(effect, 1.0, size=(draws * claims, n))
+    drawn = estimates(x)
+    assert drawn[0].p == pytest.approx(stats.one_sample(x[0]).p)
+    found = []
+    for i in range(0, len(drawn), claims):
+        own = drawn[i : i + claims]
+        adjusted = stats.holm([e.tost(margin) if expected == "equal" else e.p for e in own])
+        found.append([verdicts.decide(e, expected, margin, margin, p, claims)[0] for e, p in zip(own, adjusted, strict=True)])
+    return found
+
+
+def rate(found: list[list[str]], word: str) -> float:
+    return float(np.mean([word in of_draw for of_draw in found]))
+
+
+SIGMA = math.sqrt(0.05 * 0.95 / 1000)
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_of_1000_draws_without_effect_few_are_called_reproduced(n):
+    assert rate(words(0.0, n, "higher", 0.2), "reproduced") < 0.025 + 3 * SIGMA
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_of_1000_draws_with_the_effect_that_matters_few_are_called_not_reproduced(n):
+    assert rate(words(2.0, n, "higher", 2.0), "not reproduced") < 0.025 + 3 * SIGMA
+
+
+def test_of_1000_draws_with_a_difference_of_the_margin_few_are_called_equal():
+    assert rate(words(2.0, 6, "equal", 2.0), "reproduced") < 0.05 + 3 * SIGMA
+
+
+def test_a_known_effect_is_mostly_found():
+    assert rate(words(3.0, 6, "higher", 1.0), "reproduced") > 0.9
+
+
+def test_of_sweeps_of_four_claims_without_effect_few_have_any_called_reproduced():
+    assert rate(words(0.0, 6, "higher", 0.1, claims=4, draws=400), "reproduced") < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
