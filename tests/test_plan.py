@@ -216,7 +216,8 @@ def test_memory_counts_weights_gradients_means_and_logits(values):
 
 
 @pytest.mark.parametrize(
-    "overrides", [["quant=float", "batch_size=1", "seq_len=4"], ["batch_size=1"], ["batch_size=64", "smoothing=ls01", "regularizer=entropy"]]
+    "overrides",
+    [["quant=float", "batch_size=1", "seq_len=4"], ["batch_size=1"], ["batch_size=64", "smoothing=ls01", "regularizer=entropy"]],
 )
 def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
     config = small_config(values, "model=64", *overrides)
