@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -160,9 +161,12 @@ def test_a_hash_that_is_not_that_of_the_files_is_noticed(tmp_path, text):
     assert prepare(text_data(tmp_path, text), BPE, say=lambda _: None).sha256 == prepared.sha256
 
 
+PREPARE = "print(data.prepare(source, bpe, say=lambda line: print(line, flush=True)).sha256)"
+
+
 def python(code, tmp_path, text):
     setup = f"""
-import os, signal
+import os, signal, time
 from bitnet import data
 from bitnet.config import BPETokenizer, TextData
 source = TextData(source="text", cache={str(tmp_path / "cache")!r}, paths=[{str(text)!r}])
@@ -172,12 +176,20 @@ bpe = BPETokenizer(kind="bpe", vocab_size=300)
     return subprocess.Popen([sys.executable, "-c", setup + code], stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def test_many_first_users_build_once(tmp_path, text):
-    users = [python("print(data.prepare(source, bpe).sha256)", tmp_path, text) for _ in range(8)]
+def test_many_first_users_build_once_and_outlive_a_builder_that_is_killed(tmp_path, text):
+    first = python(f"data._contents = lambda *_: time.sleep(600)\n{PREPARE}", tmp_path, text)
+    while first.poll() is None and not list((tmp_path / "cache").glob("*.building-*")):
+        time.sleep(0.01)
+    users = [python(PREPARE, tmp_path, text) for _ in range(15)]
+    waiting = users[0].stdout.readline()
+    first.kill()
     outputs = [user.communicate()[0] for user in users]
-    assert [user.returncode for user in users] == [0] * 8
+    outputs[0] = waiting + outputs[0]
+    assert "waiting for another process" in waiting and first.wait() == -signal.SIGKILL
+    assert [user.returncode for user in users] == [0] * 15
     assert sum("preparing" in line for output in outputs for line in output.splitlines()) == 1
     assert len({output.splitlines()[-1] for output in outputs}) == 1
+    assert len(folders(tmp_path)) == 1 and "building" not in folders(tmp_path)[0]
 
 
 def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path, text):

@@ -126,7 +126,7 @@ def differences(folder: Path, calm: Path, eval_every: int) -> list[str]:
 
 def stray(folder: Path) -> list[Path]:
     """Files that belong to no finished run."""
-    known = {".lock", "checkpoints", "config.yaml", "log.txt", "metrics.csv", "run.json"}
+    known = {".lock", "checkpoints", "config.yaml", "log.txt", "metrics.csv", "run.json", "samples.json"}
     named = [p for p in folder.iterdir() if p.name not in known]
     return named + [p for p in (folder / "checkpoints").iterdir() if p.suffix not in {".safetensors", ".damaged"}]
 
