@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +24,11 @@ from filelock import FileLock
 from bitnet import squeue
 from bitnet.errors import UserError
 from bitnet.freeze import Busy, alone, say
+from bitnet.job import Task, python
 from bitnet.records import RunRecord, now
 
 _GRACE_SECONDS = 10.0  # for a network file system to show how a run ended whose job has left the queue
 _POLL_SECONDS = (2.0, 30.0)  # shortest and longest time between two looks at the queue
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a job does, as submitit calls it: execute the run in a folder, with `threads` CPU threads."""
-
-    threads: int | None
-
-    def __call__(self, folder: str) -> float | None:
-        log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        from bitnet import run
-
-        return run.execute(Path(folder), threads=self.threads, wait=True)
-
-    def checkpoint(self, folder: str) -> Any:
-        """What runs when the job was requeued: the same, since the folder holds how far the run came."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, folder)
 
 
 def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
@@ -63,7 +43,7 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
     base = _submissions(parameters)
     base.mkdir(parents=True, exist_ok=True)
     with FileLock(base / ".lock"):  # two controllers at once would both find a run without a job
-        waiting = [f for f, job in zip(folders, _standing(folders), strict=True) if job is None]
+        waiting = [f for f, known in zip(folders, _standing(folders), strict=True) if known is None]
         if len(folders) > len(waiting):
             say(f"slurm: {_runs(len(folders) - len(waiting))} in the queue already")
         jobs = _submit(waiting, parameters) if waiting else []
@@ -127,8 +107,8 @@ def _submit_array(folders: Sequence[Path], parameters: Mapping[str, Any]) -> lis
         lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
         said = "; ".join(dict.fromkeys(re.sub(r"^.*?error: ", "", line) for line in lines)) or str(error).strip()
         raise UserError(f"launcher=slurm: sbatch refused {_runs(len(mine))}: {said}") from None
-    for folder, job in zip(mine, jobs, strict=True):
-        _note(folder, slurm={"name": name, "job": job.job_id})
+    for folder, submitted in zip(mine, jobs, strict=True):
+        _note(folder, slurm={"name": name, "job": submitted.job_id})
     return [jobs[0].job_id.partition("_")[0]]
 
 
@@ -165,7 +145,8 @@ def _executor(parameters: Mapping[str, Any]) -> Any:
     everywhere = {f.name for f in fields(BaseQueueConf)}
     ours = {"submitit_folder", "max_num_timeout", "wait", "max_array_size"}
     folder = Path(parameters["submitit_folder"]).absolute()
-    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=parameters["max_num_timeout"])
+    kept = {"slurm_max_num_timeout": parameters["max_num_timeout"], "slurm_python": python()}
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", **kept)
     named = {k if k in everywhere else f"slurm_{k}": v for k, v in parameters.items() if k not in ours and v is not None}
     if parameters["cpus_per_task"] is not None:
         # since 22.05 srun does not take this over from sbatch

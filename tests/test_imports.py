@@ -27,7 +27,7 @@ FLOORS = [
     {"device", "freeze"},
     {"run"},
     {"server", "checks"},
-    {"worker", "pool", "slurm", "cost", "training_checks"},
+    {"worker", "pool", "job", "slurm", "cost", "training_checks"},
     {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "forecast", "plan", "check", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}

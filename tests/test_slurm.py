@@ -17,6 +17,7 @@ from submitit.core.utils import DelayedSubmission
 from bitnet import freeze, slurm, train
 from bitnet.config import load
 from bitnet.errors import UserError
+from bitnet.job import Task, python
 from bitnet.overrides import readable_overrides
 from bitnet.records import RunRecord
 
@@ -230,14 +231,15 @@ def test_what_it_cannot_do_is_said_before_any_work(cluster, monkeypatch, capfd):
 # ------------------------------------------------------------------------------------------- a job, as submitit runs it
 def job(folder: Path, place: Path, minutes: int = 60, requeues: int = 100) -> subprocess.Popen:
     """The process that SLURM would start for a run."""
-    submission = DelayedSubmission(slurm.Task(threads=1), str(folder))
+    submission = DelayedSubmission(Task(threads=1), str(folder))
     submission.set_timeout(minutes, requeues)
     place.mkdir(exist_ok=True)
     submission.dump(place / "7_3_submitted.pkl")
     ids = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NAME": "sweep-abc"}
     path = os.pathsep.join([str(Path(train.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | ids | {"SUBMITIT_EXECUTOR": "slurm", "PYTHONPATH": path}
-    return subprocess.Popen([sys.executable, "-m", "submitit.core._submit", str(place)], env=environment, stderr=subprocess.PIPE)
+    command = f"exec {python()} -m submitit.core._submit {place}"
+    return subprocess.Popen(command, shell=True, env=environment, stderr=subprocess.PIPE)
 
 
 def until(condition) -> None:
@@ -280,6 +282,15 @@ def test_warned_it_saves_is_requeued_and_goes_on(cluster, folder, tmp_path):
     assert second.returncode == 0 and finished["status"] == "done"
     assert [s["after_step"] for s in finished["sessions"]] == [0, stopped["step"]]
     assert len(requeued(cluster)) == 1  # it ended by itself
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_warning_in_its_first_second_is_held_back_until_it_can_be_answered(cluster, folder, tmp_path):
+    first = job(folder, tmp_path / "job")
+    until(lambda: "SigBlk:\t0000000000000800\n" in Path(f"/proc/{first.pid}/status").read_text())
+    first.send_signal(signal.SIGUSR2)
+    first.communicate(timeout=180)
+    assert requeued(cluster) == ["scontrol requeue 7_3"] and RunRecord(folder).read()["step"] == 0
 
 
 def test_out_of_requeues_it_saves_and_says_what_to_do(cluster, folder, tmp_path):

@@ -213,7 +213,7 @@ def main() -> None:
         print(f"{speed:.0f} steps a second; the long run has {long} steps, that of the time limit {limited}", flush=True)
         print("arrays, and a controller that dies", flush=True)
         check_arrays(outs["calm"], long)
-        minute = ["launcher.time_minutes=1", "launcher.signal_seconds=25"]
+        minute = ["launcher.time_minutes=1", "launcher.signal_seconds=15"]
         controller = start(outs["limited"], "-m", f"steps={limited}", *SLURM, *minute)
         print("runs that fail", flush=True)
         check_failures(outs["failures"], outs["calm"], long)
