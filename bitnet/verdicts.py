@@ -173,19 +173,19 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
     def judged(p_holm: float | None, claims: int) -> Verdict:
         least = 0.0 if isinstance(claim, Bound) else claim.margin
         word, why = decide(estimate, claim.expected, claim.margin, least, p_holm, claims, ties=reduced.ties)
-        return replace(verdict, word=word, why=why, warnings=(*_gate(estimate, claims), *verdict.warnings))
+        return replace(verdict, word=word, why=why, warnings=(*_gate(estimate, word, p_holm, claims), *verdict.warnings))
 
     return _Draft(verdict, judged)
 
 
-def _gate(estimate: stats.Estimate, claims: int) -> tuple[str, ...]:
+def _gate(estimate: stats.Estimate, word: Word, p_holm: float | None, claims: int) -> tuple[str, ...]:
     """What a reader must know of so few seeds."""
     if estimate.n < ENOUGH_SEEDS:
         return (f"n={estimate.n}: {allows(estimate.n)}",)
-    if claims * estimate.p_least < stats.ALPHA or estimate.se is None:
+    if word != "reproduced" or estimate.se is None or (p_holm is not None and p_holm < stats.ALPHA):
         return ()
     level = 100 * (1 - stats.ALPHA / claims)
-    return (f"an exact p of n={estimate.n} can't fall under 0.05 beside {claims} claims: the {level:.4g} % interval decides",)
+    return (f"an exact p of n={estimate.n} can't fall under 0.05 beside {claims} claims: the {level:.4g} % interval decided",)
 
 
 def _with_counts(blank: Verdict, of: Sequence[Side]) -> Verdict:
@@ -260,7 +260,7 @@ def decide(
         beside = f" ({_text(p_holm)} after Holm, over {claims} claims)" if p_holm is not None and claims > 1 else ""
         word, why = "inconclusive", f"p={_text(p or 0.0)}{beside} does not exclude chance at 5 %"
     if word == "inconclusive" and (seen := estimate.detectable()) is not None:
-        why += f"; so many seeds would have shown an effect of {_text(seen)}"
+        why += f"; so many seeds would have shown an effect of {_text(seen)}, with 80 % power"
     return word, f"{span}: {why}"
 
 
