@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bitnet import pool, server, train
+from bitnet import pool, report, server, train
 from bitnet.worker import lease
 
 SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
@@ -59,6 +60,12 @@ def records() -> dict[str, dict]:
     return {next(o for o in r["overrides"] if o.startswith(("clip.", "seed="))): r for r in found}
 
 
+def column(table: str, name: str) -> dict[str, str]:
+    """One column of a table that the report left, by arm."""
+    with Path("outputs", "tables", f"{table}.csv").open(newline="") as file:
+        return {row["arm"]: row[name] for row in csv.DictReader(file)}
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -81,6 +88,9 @@ def test_one_arms_end_leaves_the_others_alone_and_the_next_launch_runs_just_thos
     assert "killed by SIGKILL" in reasons[0.7]
     assert "memory" in reasons[0.8].lower()
     assert "4 failed" in said and "2 done" in said
+    assert report.main(["outputs"]) == 0
+    assert {arm for arm, loss in column("learning", "heldout_loss").items() if loss} == {norms[0.4], norms[0.9]}
+    assert set(column("not_done", "status")) == {norms[n] for n in (0.5, 0.6, 0.7, 0.8)}
 
     untouched = {n: records()[norms[n]]["finished"] for n in (0.4, 0.9)}
     again = command(*sweep)
@@ -124,6 +134,31 @@ def test_stopped_it_saves_every_run_and_goes_on_later(number):
     again = command(*sweep)
     assert again.wait(timeout=120) == 0
     assert {(r["status"], r["step"]) for r in records().values()} == {("done", 156)}
+
+
+SLOW_START = """
+import time
+from bitnet import run
+real = run.build
+def build(*arguments):
+    open("building", "w").close()
+    time.sleep(1)
+    return real(*arguments)
+run.build = build
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_stopped_while_runs_are_starting_it_stops_them_too(number, folder):
+    """They have no pid on record yet, and nothing to save."""
+    (folder / "faults").mkdir()
+    (folder / "faults" / "sitecustomize.py").write_text(SLOW_START)
+    first = command("-m", "steps=100000", "data.at_end=repeat", "seed=0,1", faults=folder / "faults")
+    wait_for((folder / "building").exists)
+    os.kill(first.pid, number)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 130, said
+    assert {(r["status"], r["step"]) for r in records().values()} == {("queued", 0)}
 
 
 def test_a_killed_controller_loses_nothing():
