@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bitnet import train
+from bitnet import checkpoint, train
 from bitnet.columns import COLUMNS
 from bitnet.overrides import groups
 from bitnet.paths import share
@@ -164,13 +164,16 @@ EACH_STEP = [*TINY, "steps=8", "eval_every=1", "probe.prompts=0", "probe.many_co
 @pytest.mark.parametrize(("kind", "lag", "first_of_stage_2"), [("adam_l2", 1, 5), ("adamw", 1, 5), ("adamw", 0, 4)])
 def test_the_optimizer_forgets_at_the_update_that_first_uses_the_values_of_stage_2(kind, lag, first_of_stage_2):
     arguments = [*EACH_STEP, f"schedule_lag={lag}", f"optimizer={kind}"]
-    kept, forgot = (rows(the_run(*arguments, *arm)) for arm in (["optimizer.reset_at=null"], []))
+    folders = [the_run(*arguments, *arm) for arm in (["optimizer.reset_at=null"], [])]
+    kept, forgot = map(rows, folders)
     assert [float(r["wd_applied"]) == 0 for r in forgot].index(True) + 1 == first_of_stage_2
     before = first_of_stage_2 - 1
     assert forgot[:before] == kept[:before]
     # the batch is the same and so are the weights; what the update makes of them is not
     assert forgot[before]["train_loss"] == kept[before]["train_loss"]
     assert forgot[before]["heldout_loss"] != kept[before]["heldout_loss"]
+    counted = [checkpoint.newest(f / "checkpoints", print).below("optimizer")["0/step"] for f in folders]
+    assert counted == [8, 8 - before]  # and once only
 
 
 @pytest.mark.parametrize("broken_at", [5, 6])
