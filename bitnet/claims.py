@@ -63,7 +63,7 @@ def _moment(value: Any) -> Any:
 Column = Annotated[str, AfterValidator(_one_of(COLUMNS))]
 Metric = Annotated[str, AfterValidator(_one_of([*COLUMNS, *RUN_FACTS]))]
 Moment = Annotated[int | float | Literal["end", "boundary"], BeforeValidator(_moment)]
-# An arm by its name in the sweep file, or runs by what they chose: {optimizer: adamw, wd: paper}. Where that leaves several
+# An arm by its name in the sweep file, or runs by what they chose: {arm: control, optimizer: adamw}. Where that leaves several
 # runs of a seed, their mean counts: a main effect, when both sides leave the same ones.
 Selector = str | dict[str, str | int | float | bool]
 Rank = Annotated[float, BeforeValidator(no_bool), Field(gt=-1, lt=1)]

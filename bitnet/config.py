@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from bitnet.boundary import boundary_step
 from bitnet.claims import AnyClaim
-from bitnet.errors import UserError
+from bitnet.errors import UserError, nearest
 from bitnet.invalid import sentence
 from bitnet.parts import Count, Fraction, NonNegative, OpenFraction, Part, Positive, Seed, Whole, no_bool
 
@@ -359,6 +359,15 @@ class SweepConfig(Part):
     seeds: list[Seed] = []
     claims: dict[str, AnyClaim] = {}
     includes: list[str] = []
+
+    @model_validator(mode="after")
+    def _explanations_are_claims(self) -> SweepConfig:
+        for name, claim in self.claims.items():
+            unknown = [other for other in claim.explained_by if other not in self.claims]
+            if unknown:
+                hint = nearest(unknown[0], list(self.claims))
+                raise ValueError(f"sweep.claims.{name}.explained_by={unknown[0]}: no such claim of this sweep{hint}")
+        return self
 
 
 class ScaleConfig(Part):

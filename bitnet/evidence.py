@@ -100,7 +100,7 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
         return chosen
     chosen = runs
     for key, wanted in selector.items():
-        values = [_chosen(choices, config, key) for choices, config in zip(chosen["choices"], chosen["config"], strict=True)]
+        values = [_chosen(run, key) for _, run in chosen.iterrows()]
         fits = [_same(value, wanted) for value in values]
         if not any(fits):
             there = list(dict.fromkeys(str(v) for v in values if v is not None))
@@ -112,9 +112,14 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
     return chosen
 
 
-def _chosen(choices: Mapping[str, str], config: Mapping[str, Any], key: str) -> Any:
-    """The option of a group, or else the value at a dotted key of the configuration."""
-    value = choices.get(key) if key in choices else value_at(config, key)
+def _chosen(run: pd.Series, key: str) -> Any:
+    """The run's `arm`, or what its sweep's file wrote for it (whatever the scale made of that), or else the option of a
+    group, or else the value at a dotted key of the configuration.
+    """
+    written: Mapping[str, Any] = run["written"] | {"arm": run["arm"]}
+    if key in written:
+        return written[key]
+    value = run["choices"].get(key) if key in run["choices"] else value_at(run["config"], key)
     return None if isinstance(value, dict) else value
 
 

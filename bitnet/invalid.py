@@ -49,6 +49,9 @@ def _typed_path(location: tuple[int | str, ...], values: dict[str, Any], missing
     path: list[str] = []
     node: Any = values
     for place, name in enumerate(location, 1):
+        is_tag = isinstance(node, dict) and name in (node.get("kind"), node.get("source")) and place < len(location)
+        if is_tag:  # a variant may be called like one of its keys
+            continue
         if name in node if isinstance(node, dict) else isinstance(node, list) and name in range(len(node)):
             path.append(str(name))
             node = node[name]

@@ -25,6 +25,7 @@ from tabulate import tabulate
 from bitnet.compose import Composer, choices
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
+from bitnet.identity import digest, identity
 from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse
 from bitnet.paths import share
 from bitnet.progress import clock
@@ -113,10 +114,30 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
+    config = arms.typed(master)
+    if config.sweep is not None and config.sweep.includes:
+        return _of_all([_expanded(hydra, _instead(written, name), multirun)[0] for name in config.sweep.includes]), True
     composer = Composer(hydra.config_loader, master)
-    listed = arms.arms_of(hydra.config_loader, arms.typed(master), choices(master.hydra), master.hydra.sweeper.params, typed)
+    listed = arms.arms_of(hydra.config_loader, config, choices(master.hydra), master.hydra.sweeper.params, typed)
     composed = [(arm, *composer.arm(arm.overrides)) for arm in listed]
     return [Asked(load(values), arm.overrides, options, arm.name) for arm, values, options in composed], True
+
+
+def _instead(written: list[str], name: str) -> list[str]:
+    return [f"sweeps={name}" if key_of(o) == "sweeps" else o for o in written]
+
+
+def _of_all(sweeps: list[list[Asked]]) -> list[Asked]:
+    """The runs of several sweeps; one that an earlier sweep has too is trained, and counted, once."""
+    asked: dict[tuple[str, str], int] = {}
+    for place, runs in enumerate(sweeps):
+        for run in runs:
+            asked.setdefault(_sameness(run), place)
+    return [run for place, runs in enumerate(sweeps) for run in runs if asked[_sameness(run)] == place]
+
+
+def _sameness(run: Asked) -> tuple[str, str]:
+    return digest(identity(run.config, "")), run.config.data.model_dump_json() + run.config.tokenizer.model_dump_json()
 
 
 def _resumed(master: DictConfig, typed: list[str]) -> Asked | None:

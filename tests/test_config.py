@@ -12,6 +12,7 @@ from bitnet.errors import UserError
 from bitnet.identity import digest, identity
 
 MISSING = object()
+CLAIM = {"kind": "bound", "says": "x", "metric": "heldout_loss", "arm": "a", "expected": "at_most", "bound": 1, "margin": 1}
 SWEEP = {"name": "x", "question": "why?"}
 
 
@@ -60,6 +61,12 @@ REFUSED = [
     ({"lr.peak": "high"}, "lr.peak='high': input should be a valid number, unable to parse string as a number"),
     ({"model": 256}, "model=256: a group of keys is needed"),
     ({"lr": None}, "lr=None: a group of keys is needed"),
+    ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"metric": "heldout_los"}}}}, "no such column or number of a run; did you mean"),
+    ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"kind": "contrasts"}}}}, "sweep.claims.a.kind='contrasts': allowed are"),
+    ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"at": 0}}}}, "sweep.claims.a.at=0: a step from 1 on, a fraction"),
+    ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"margin": 0}}}}, "sweep.claims.a.margin=0: input should be greater than 0"),
+    ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["b"]}}}}, "explained_by=b: no such claim of this sweep"),
+    ({"scale": {"name": "x", "steps": 2}}, "scale.steps=2: input should be less than or equal to 1"),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
     ({"sweep": SWEEP | {"grid": {"a": [[1]]}}}, "sweep.grid.a.0=[1]: input should be a valid string"),
     ({"optimizer.betas": [0.9, 0.9, 0.9]}, "optimizer.betas=[0.9, 0.9, 0.9]: tuple should have at most 2 items"),

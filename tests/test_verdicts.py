@@ -39,7 +39,7 @@ class World:
         size = other.pop("hidden_size", 64)
         row = {"id": f"{arm}-{size}-{seed}-{len(self.rows)}", "arm": arm, "arm_id": f"{arm}-{size}", "seed": float(seed)}
         row |= {"status": "done", "steps": 1000.0, "boundary_step": 500, "hidden_size": size, "choices": {"wd": arm}}
-        row |= {"config": {"eval_every": 500, "wd": {"stage2": 0.1}}}
+        row |= {"config": {"eval_every": 500, "wd": {"stage2": 0.1}}, "written": {}}
         self.rows.append(row | other)
         if loss is not None:
             values = loss if isinstance(loss, Sequence) else (9.0 + seed, 9.0 + seed, loss)
@@ -291,6 +291,15 @@ def test_several_runs_of_a_seed_are_averaged_and_it_says_so():
     found = world.judge(x=contrast(arm={"optimizer": "adamw"}, against={"optimizer": "adam_l2"}))
     assert found.sides["arm"][0] == pytest.approx((around(5, 1)[0] + around(6, 1)[0]) / 2)
     assert {"arm averages 2 runs of each seed", "against averages 2 runs of each seed"} <= set(found.warnings)
+
+
+def test_a_claim_names_runs_by_what_their_file_wrote_whatever_the_scale_made_of_it():
+    world = two_arms(5, 7, 3)
+    for row in world.rows:
+        row["written"] = {"model": "1024" if row["arm"] == "a" else "256"}
+        row["choices"] = {"model": "tiny"}
+    sides = world.judge(x=contrast(arm={"model": 1024}, against={"arm": "b"})).sides
+    assert sides["arm"] == dict(enumerate(around(5, 3))) and min(sides["against"].values()) > 6
 
 
 def test_a_seed_of_which_an_averaged_arm_is_missing_does_not_count():

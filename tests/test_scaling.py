@@ -1,0 +1,94 @@
+"""One knob sizes a sweep: lengths, model sizes and seeds, and nothing that is typed beside it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bitnet import train
+from bitnet.config import ScaleConfig
+from bitnet.scaling import base_overrides, scaled_arm, without
+
+LAPTOP = ScaleConfig(name="laptop", steps=0.4, sizes={"256": "64", "512": "128"}, seeds=[0])
+
+
+def test_an_arm_is_scaled_where_the_scale_speaks_of_it():
+    arm = ("model='512'", "steps=20000", "eval_every=1", "wd=paper", "lr.peak=0.001", "seed=3")
+    assert scaled_arm(LAPTOP, arm) == ("model='128'", "steps=8000", "eval_every=1", "wd=paper", "lr.peak=0.001", "seed=3")
+    assert scaled_arm(LAPTOP, ("model='1024'", "model=tiny")) == ("model='1024'", "model=tiny")
+
+
+def test_what_is_typed_is_not_scaled():
+    class Base:
+        steps, eval_every = 10_000, 500
+
+    chosen = {"model": "256"}
+    assert base_overrides(LAPTOP, Base, chosen, set()) == ["model='64'", "steps=4000", "eval_every=200"]
+    assert base_overrides(LAPTOP, Base, chosen, {"steps", "model"}) == ["eval_every=200"]
+    assert base_overrides(ScaleConfig(name="full"), Base, chosen, set()) == []
+
+
+def test_an_arm_keeps_its_own_size():
+    assert without(["model='64'", "steps=4000"], ["model='128'", "wd=paper"]) == ["steps=4000"]
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def read(sweep: str) -> list[dict]:
+        return [json.loads(p.read_text()) for p in sorted(tmp_path.glob(f"outputs/{sweep}/*/run.json"))]
+
+    return read
+
+
+def test_a_scaled_sweep_keeps_the_names_of_its_file(records):
+    """So that a claim about model=1024 is judged at every scale."""
+    assert train.main(["sweeps=phase5_scaling", "scale=ci", "steps=2", "seed=0", "launcher=serial"]) == 0
+    runs = records("phase5_scaling")
+    assert {r["written"]["model"]: r["choices"]["model"] for r in runs} == {
+        "256": "tiny", "512": "64", "768": "96", "1024": "128"
+    }  # fmt: skip
+    assert {r["steps"] for r in runs} == {2} and {r["arm"] for r in runs} == {"weight decay off in stage 2"}
+
+
+def test_a_sweep_of_sweeps_runs_them_in_order_and_trains_a_shared_run_once(records, tmp_path, capfd, monkeypatch):
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    (tmp_path / "own" / "sweeps" / "both.yaml").write_text(
+        "# @package _global_\n"
+        "sweep: {name: both, question: Do they work, includes: [phase4_grad_clip, phase4_label_smoothing]}\n"
+        "hydra: {mode: MULTIRUN}\n"
+    )
+    arguments = ["--config-dir", "own", "sweeps=both", "scale=ci", "seed=0", "launcher=serial"]
+    monkeypatch.setattr("sys.orig_argv", [__import__("sys").executable, "-m", "bitnet.train", *arguments])
+    assert train.main(arguments) == 0
+    said = capfd.readouterr().err
+    assert said.index("[1 of 2] phase4_grad_clip") < said.index("[2 of 2] phase4_label_smoothing")
+    clip, smoothing = records("phase4_grad_clip"), records("phase4_label_smoothing")
+    assert [r["status"] for r in clip + smoothing] == ["done"] * 4
+    (shared,) = {r["id"] for r in clip} & {r["id"] for r in smoothing}
+    (taken,) = [r for r in smoothing if r["id"] == shared]
+    (trained,) = [r for r in clip if r["id"] == shared]
+    assert taken["taken_from"].startswith("phase4_grad_clip/") and taken["final"] == trained["final"]
+    assert (taken["arm"], taken["sweep"]) == ("control", "phase4_label_smoothing")
+    rows = [p.read_text() for p in tmp_path.glob(f"outputs/*/*-{shared}/metrics.csv")]
+    assert len(rows) == 2 and rows[0] == rows[1]
+
+
+def test_what_a_sweep_claims_is_written_down_before_it_runs_and_kept_when_it_changes(records, tmp_path):
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    file = tmp_path / "own" / "sweeps" / "mine.yaml"
+    text = (
+        "# @package _global_\nsweep:\n  name: mine\n  question: Does it?\n  arms: {one: wd=paper}\n  seeds: [0]\n"
+        "  claims:\n    low: {kind: bound, says: low, metric: heldout_loss, arm: one, expected: at_most, bound: 9, margin: 1}\n"
+        "hydra: {mode: MULTIRUN}\n"
+    )
+    command = ["--config-dir", "own", "sweeps=mine", "model=tiny", "data=synthetic", "steps=1", "launcher=serial"]
+    for claimed in (text, text, text.replace("bound: 9", "bound: 8")):
+        file.write_text(claimed)
+        assert train.main(command) == 0
+    declared = json.loads((tmp_path / "outputs" / "mine" / "sweep.json").read_text())["declared"]
+    assert [d["sweep"]["claims"]["low"]["bound"] for d in declared] == [9, 8]
+    (run,) = records("mine")
+    assert declared[0]["at"] <= run["created"] <= declared[1]["at"]
