@@ -224,7 +224,7 @@ def targets_are_the_inputs(monkeypatch, s):
 
 
 def trained_on_heldout(monkeypatch, s):
-    s.trainer.probe.heldout.windows_HT[5] = s.prepared.train[1000:1033]
+    s.trainer.probe.heldout.windows_HT[:6] = s.prepared.train[1000:1033]
 
 
 SABOTAGE = [
