@@ -3,16 +3,15 @@
     python tests/benchmarks/fanout.py [arms]
 
 Training is what a run would also do in a script of its own, once that script is at work: forward, backward, update,
-evaluation, its rows of metrics and its checkpoints; as seconds of the clock, `train_seconds` + `eval_seconds` of run.json.
-Orchestration is all the rest: starting Python and importing torch, composing, validating and freezing the arms, forking,
-reading the frozen configuration and the data, building the model, run records, watching, and cores that stand idle.
+evaluation, its rows of metrics, its checkpoints, its step in run.json; all that happens within `loop.train`. Orchestration is
+all the rest: starting Python and importing torch, composing, validating and freezing the arms, forking, reading the frozen
+configuration and the data, building the model, the other records, watching, and cores that stand idle.
 
-Two ratios of orchestration to training are printed. By the clock: cores x wall time of the command, less training. By
-processor time: that of the command and all its processes, less that of training, which is measured in processes of the
-same kind, one at a time, around the training loop. The second one also holds on a machine that does other work meanwhile.
+Two ratios of orchestration to training are printed. By the clock: cores x wall time of the command, less the runs'
+`train_seconds` and `eval_seconds`. By processor time: that of the command and all its processes, less that of `loop.train` in
+each of them. The second one also holds on a machine that does other work meanwhile.
 
-Also printed: the time from the start of a run's process to the end of its first step, and the time of `bitnet.status` and
-`bitnet.report`.
+Also printed: the time from the fork of a run to the end of its first step, and the time of `bitnet.status` and `bitnet.report`.
 """
 
 from __future__ import annotations
@@ -28,53 +27,51 @@ import time
 from pathlib import Path
 
 STEPS = 20
-COMMON = ["data=synthetic", "model=tiny", f"steps={STEPS}"]
 
-# One run, and what its training takes of the processor, by a clock around `loop.train`; loaded as bitnet.worker loads it.
-ONE_RUN = """
+# Loaded by every Python process at its start, by the name that Python looks for; acts in the one that runs are forked from.
+WATCH = """
 import json, os, sys, time
-from pathlib import Path
-from bitnet import run, worker
-worker._warm_up()
-for folder in sys.argv[1:]:
-    began = time.time()
-    if os.fork() == 0:
-        first, real_train, real_update = [], run.train, run.Trainer.update
-        def update(self, step):
-            result = real_update(self, step)
-            first.append(time.time())
-            return result
-        def train(*args, **kwargs):
-            before = time.process_time()
-            try:
-                return real_train(*args, **kwargs)
-            finally:
-                print(json.dumps([time.process_time() - before, first[0] - began]), flush=True)
-        run.Trainer.update, run.train = update, train
-        run.execute(Path(folder), threads=1)
-        os._exit(0)
-    os.wait()
+if "bitnet.worker" in sys.orig_argv:
+    import bitnet.loop
+    real_train, real_update, at = bitnet.loop.train, bitnet.loop.Trainer.update, {}
+    os.register_at_fork(after_in_child=lambda: at.update(fork=time.monotonic()))
+    def update(self, step):
+        result = real_update(self, step)
+        at.setdefault("step", time.monotonic())
+        return result
+    def train(trainer, record, **kwargs):
+        before = time.process_time()
+        outcome = real_train(trainer, record, **kwargs)
+        used, first = time.process_time() - before, at["step"] - at["fork"]
+        (record.folder / ".watched").write_text(json.dumps([used, first]))
+        return outcome
+    bitnet.loop.train, bitnet.loop.Trainer.update = train, update
 """
 
 
 def main(arms: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with tempfile.TemporaryDirectory() as out:
-        common = [*COMMON, f"out={out}"]
-        subprocess.run([sys.executable, "-m", "bitnet.prepare", *common], check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as watch, tempfile.TemporaryDirectory() as out:
+        (Path(watch) / "sitecustomize.py").write_text(WATCH)
+        common = ["data=synthetic", "model=tiny", f"steps={STEPS}", f"out={out}"]
+        timed("bitnet.prepare", *common)
         before = processor_seconds()
-        took = timed("bitnet.train", "-m", *common, f"seed={','.join(map(str, range(arms)))}")
+        took = timed("bitnet.train", "-m", *common, f"seed={','.join(map(str, range(arms)))}", watch=watch)
         used = processor_seconds() - before
-        timings = [json.loads(p.read_text())["timing"] for p in Path(out).glob("*/*/run.json")]
-        assert len(timings) == arms and all(t["steps_timed"] == STEPS for t in timings)
-        training = sum(t["train_seconds"] + t["eval_seconds"] for t in timings)
-        print(f"status of {arms} runs: {timed('bitnet.status', out):.2f} s; report: {timed('bitnet.report', out):.2f} s")
-    each, first_step = alone(9)
-    print(f"{arms} arms on {cores} cores: {took:.1f} s of wall time; training {training:.1f} s in all")
-    print(f"by the clock: {100 * (took * cores - training) / training:.0f} % over training")
-    print(f"by processor time: {used:.1f} s, {1000 * used / arms:.0f} ms a run; training {1000 * each:.0f} ms a run: ", end="")
-    print(f"{100 * (used / arms - each) / each:.0f} % over training")
-    print(f"from the start of a run's process to the end of its first step: {first_step:.2f} s")
+        folders = [p.parent for p in Path(out).glob("*/*/run.json")]
+        timings = [json.loads((f / "run.json").read_text())["timing"] for f in folders]
+        assert len(folders) == arms and all(t["steps_timed"] == STEPS for t in timings)
+        watched = [json.loads((f / ".watched").read_text()) for f in folders]
+        looking = f"status of {arms} runs: {timed('bitnet.status', out):.2f} s; report: {timed('bitnet.report', out):.2f} s"
+    clock = sum(t["train_seconds"] + t["eval_seconds"] for t in timings)
+    processor = sum(seconds for seconds, _ in watched)
+    print(f"{arms} arms on {cores} cores: {took:.1f} s of wall time")
+    print(f"by the clock: training {clock:.1f} s; {100 * (took * cores - clock) / clock:.0f} % over it")
+    print(f"by processor time: training {processor:.1f} s, {1000 * processor / arms:.0f} ms a run; orchestration ", end="")
+    print(f"{1000 * (used - processor) / arms:.0f} ms a run, {100 * (used - processor) / processor:.0f} % over it")
+    first = [seconds for _, seconds in watched]
+    print(f"from a run's fork to the end of its first step: median {statistics.median(first):.2f} s, at most {max(first):.2f} s")
+    print(looking)
 
 
 def processor_seconds() -> float:
@@ -83,24 +80,17 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def alone(runs: int) -> tuple[float, float]:
-    """Medians over `runs`: processor seconds of training, and seconds from the start of a process to its first step."""
-    with tempfile.TemporaryDirectory() as out:
-        freeze = "import sys; from bitnet import pool, train; pool.run_all = lambda *a: {}; train.main(sys.argv[1:])"
-        seeds = ",".join(map(str, range(runs)))
-        command = [sys.executable, "-c", freeze, "-m", *COMMON, f"out={out}", f"seed={seeds}"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        folders = [str(p.parent) for p in Path(out).glob("*/*/run.json")]
-        command = [sys.executable, "-c", ONE_RUN, *folders]
-        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-        measured = [json.loads(line) for line in lines.splitlines() if line.startswith("[")]
-    training, first = zip(*measured, strict=True)
-    return statistics.median(training), statistics.median(first)
-
-
-def timed(module: str, *arguments: str) -> float:
+def timed(module: str, *arguments: str, watch: str = "") -> float:
+    """Wall time of a command of the project."""
+    path = os.pathsep.join(p for p in (watch, os.environ.get("PYTHONPATH", "")) if p)
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return time.perf_counter() - began
 
 

@@ -1,0 +1,124 @@
+"""Which curves over steps a page shows, and in how many panels, so that no panel holds more arms than can be told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from bitnet import published
+from bitnet.figures import FAINT, Curve, Style, curves, style
+from bitnet.judged import Judged, level_of
+
+PANEL_ARMS = 8
+_COLUMNS = {
+    "heldout_loss": "held-out loss, nats",
+    "Loss": "training loss of one batch, nats",
+    "UniquePredictions": "distinct predictions",
+}
+_PUBLISHED = {"Loss": "loss", "UniquePredictions": "unique"}
+_Arms = Mapping[str, tuple[str, Style]]  # arm_id to its name in the legend and how it is drawn
+
+
+def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> dict[str, Any]:
+    """Figures of each column, by panel, with the legend of a panel's arms.
+
+    A crossed sweep has a panel for each combination of its leading factors, so that a colour means the same levels of the
+    others everywhere; other sweeps have their arms in order, eight a panel. More than `most_arms` are drawn as one grey
+    bundle: it shows where arms can be found, not which one is which.
+
+    Args:
+        key: a prefix for the figures' names. names: of arms, by arm_id.
+    """
+    runs, metrics = experiment.records.runs, experiment.records.metrics
+    theirs = published.match(runs)
+    evaluated = metrics.join(runs[["arm_id", "status"]], on="run")
+    by_arm = dict(iter(evaluated.groupby("arm_id", sort=False)))
+    limits = {column: _limits(evaluated, column, runs, theirs) for column in _COLUMNS}
+    shown = []
+    for i, (title, arms) in enumerate(_panels(experiment, names, most_arms).items()):
+        boundaries = sorted(set(runs.loc[runs["arm_id"].isin(list(arms)), "boundary_step"]))
+        drawn = []
+        for column, ylabel in _COLUMNS.items():
+            of = [_curve(by_arm.get(arm), column, look, theirs[theirs["arm_id"] == arm]) for arm, (_, look) in arms.items()]
+            levels = _levels(runs) if column != "UniquePredictions" else []
+            drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column]))
+        legend = list(arms.values()) if len(names) <= most_arms else []
+        shown.append({"title": title, "legend": legend, "figures": [Markup(figure) for figure in drawn if figure]})
+    other = len(theirs) > 0 and not published.same_data(runs)
+    return {"panels": shown, "published": len(theirs) > 0, "other_data": f"{published.DATA}" if other else ""}
+
+
+# --------------------------------------------------------------------------------------------------------------- panels
+def _panels(experiment: Judged, names: pd.Series, most_arms: int) -> dict[str, _Arms]:
+    """The arms of each panel by its title."""
+    if len(names) > most_arms:
+        return {f"{len(names)} arms": {arm: (name, Style(FAINT, "")) for arm, name in names.items()}}
+    if len(names) <= PANEL_ARMS:
+        return {"": {arm: (name, style(i)) for i, (arm, name) in enumerate(names.items())}}
+    leading = _leading(experiment.factors)
+    if leading:
+        return _crossed(experiment, names, leading)
+    arms = [(arm, (name, style(i % PANEL_ARMS))) for i, (arm, name) in enumerate(names.items())]
+    cut = range(0, len(arms), PANEL_ARMS)
+    return {f"arms {i + 1} to {min(i + PANEL_ARMS, len(arms))}": dict(arms[i : i + PANEL_ARMS]) for i in cut}
+
+
+def _leading(factors: Mapping[str, list[str]]) -> list[str]:
+    """The factors, from the first on, that have to go into titles for the others' combinations to fit into a panel."""
+    names = list(factors)
+    for i in range(1, len(names)):
+        if math.prod(len(factors[f]) for f in names[i:]) <= PANEL_ARMS:
+            return names[:i]
+    return []
+
+
+def _crossed(experiment: Judged, names: pd.Series, leading: list[str]) -> dict[str, _Arms]:
+    first = experiment.records.runs.drop_duplicates("arm_id").set_index("arm_id")
+    levels = {factor: level_of(first, factor) for factor in experiment.factors}
+    order = {factor: {level: i for i, level in enumerate(of)} for factor, of in experiment.factors.items()}
+    arms = sorted(names.index, key=lambda arm: [order[f][levels[f][arm]] for f in experiment.factors])
+    looks: dict[str, Style] = {}
+    found: dict[str, dict[str, tuple[str, Style]]] = {}
+    for arm in arms:
+        title = ", ".join(f"{f}={levels[f][arm]}" for f in leading)
+        label = ", ".join(f"{f}={levels[f][arm]}" for f in experiment.factors if f not in leading)
+        look = looks.setdefault(label, style(len(looks)))
+        found.setdefault(title, {})[arm] = (label, look)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+def _curve(course: pd.DataFrame | None, column: str, look: Style, theirs: pd.DataFrame) -> Curve:
+    """An arm's column over steps: mean, smallest and largest over the runs that have a value there."""
+    points = []
+    if column in _PUBLISHED:
+        known = theirs.dropna(subset=[_PUBLISHED[column]])
+        points = list(zip(known["step"].astype("float64"), known[_PUBLISHED[column]].astype("float64"), strict=True))
+    if course is None:
+        empty = pd.Series(dtype="float64").to_numpy()
+        return Curve(look, empty, empty, empty, empty, points)
+    values = course.dropna(subset=[column])
+    spread = values.groupby("Step")[column].agg(["mean", "min", "max"])
+    ends = values[values["status"] == "diverged"].groupby("run")[["Step", column]].last()
+    columns = (spread[c].to_numpy() for c in ("mean", "min", "max"))
+    return Curve(look, spread.index.to_numpy(), *columns, points, list(ends.itertuples(index=False, name=None)))
+
+
+def _levels(runs: pd.DataFrame) -> list[tuple[str, float]]:
+    """ln V and the unigram entropy, where all runs share them."""
+    named = {"ln_vocab": "ln V", "unigram_entropy": "unigram entropy"}
+    known = {label: runs[column].dropna().unique() for column, label in named.items()}
+    return [(label, float(values[0])) for label, values in known.items() if len(values) == 1]
+
+
+def _limits(evaluated: pd.DataFrame, column: str, runs: pd.DataFrame, theirs: pd.DataFrame) -> tuple[float, float] | None:
+    """The same scale in every panel of a column, with room for its lines."""
+    values = list(evaluated[column].dropna())
+    values += list(theirs[_PUBLISHED[column]].dropna()) if column in _PUBLISHED else []
+    values += [0.0] if column == "UniquePredictions" else [level for _, level in _levels(runs)]
+    low, high = (min(values), max(values)) if values else (0.0, 0.0)
+    return (low - 0.05 * (high - low), high + 0.08 * (high - low)) if high > low else None

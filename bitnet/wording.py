@@ -1,0 +1,228 @@
+"""Verdicts and effects in words and numbers, for the page and for the text report alike.
+
+Everything said here follows from verdicts by rule; nothing is said that no verdict holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from bitnet.claims import RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.columns import OTHER_COLUMNS
+from bitnet.evidence import UNFINISHED
+from bitnet.judged import MOMENTS, Effects, Judged
+from bitnet.layout import Section
+from bitnet.printed import MISSING
+from bitnet.verdicts import Verdict
+
+WORDS = ("reproduced", "not reproduced", "explained otherwise", "inconclusive")
+NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
+_NATS = {"Loss", "regularizer_loss", "heldout_loss", "depth"}
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+def short(x: float | None, *, sign: bool = False) -> str:
+    """A number with three or four digits that count; the dash for what is missing."""
+    if x is None or math.isnan(x):
+        return MISSING
+    text = f"{x:+,.0f}" if abs(x) >= 1000 else f"{x:+.3g}" if abs(x) >= 1e-3 or x == 0 else f"{x:+.1e}"
+    return text if sign else text.removeprefix("+")
+
+
+def unit(claim: AnyClaim) -> str:
+    """Of the number that a claim comes down to; empty for a pure number."""
+    if isinstance(claim, Correlation):
+        return "rho"
+    if isinstance(claim, Change) and claim.relative:
+        return "of what it was"
+    name = claim.metric
+    if name in _NATS or "nats" in OTHER_COLUMNS.get(name, ""):
+        return "nats"
+    if name.endswith(("_step", "_steps")):
+        return "steps"
+    return "tokens" if name.endswith("_uniq") or "_uniq_" in name or name == "UniquePredictions" else ""
+
+
+def ours(verdict: Verdict, claim: AnyClaim) -> str:
+    """The mean with its 95 % interval and unit; of a bound the value itself, not its distance."""
+    if verdict.mean is None:
+        return MISSING
+    offset, sign = offset_of(claim), not isinstance(claim, Bound | Correlation)
+    text = short(verdict.mean + offset, sign=sign)
+    if verdict.low is not None and verdict.high is not None:
+        text += f" [{short(verdict.low + offset, sign=sign)}, {short(verdict.high + offset, sign=sign)}]"
+    return f"{text} {unit(claim)}".rstrip()
+
+
+def offset_of(claim: AnyClaim) -> float:
+    """What turns the number that is judged back into the metric's own value."""
+    return claim.bound if isinstance(claim, Bound) else 0.0
+
+
+def of_sides(verdict: Verdict, claim: AnyClaim) -> str:
+    """Both sides' means: `10.1 less 7.43`; empty unless the claim contrasts two."""
+    if not isinstance(claim, Contrast) or not verdict.sides:
+        return ""
+    means = [sum(values.values()) / len(values) if values else None for values in verdict.sides.values()]
+    return " less ".join(short(m) for m in means) if None not in means else ""
+
+
+def p_text(verdict: Verdict) -> str:
+    """`0.031 (sign-flip), 0.062 after Holm`."""
+    if verdict.p is None:
+        return MISSING
+    holm = "" if verdict.p_holm is None else f", {verdict.p_holm:.2g} after Holm"
+    return f"{verdict.p:.2g} ({verdict.test}){holm}"
+
+
+def margin_text(verdict: Verdict, claim: AnyClaim) -> str:
+    """The smallest effect that matters, with its unit."""
+    return MISSING if verdict.margin is None else f"{short(verdict.margin)} {unit(claim)}".rstrip()
+
+
+def published_text(verdict: Verdict) -> str:
+    """The published figure as the claim has it."""
+    return MISSING if verdict.published is None else str(verdict.published)
+
+
+def seeds_text(verdict: Verdict, claim: AnyClaim) -> str:
+    """Every seed's number: `0: +5.21, 1: +5.13`; of unpaired sides each side's values."""
+    offset, sign = offset_of(claim), not isinstance(claim, Bound)
+    if verdict.numbers:
+        return ", ".join(f"{seed}: {short(x + offset, sign=sign)}" for seed, x in verdict.numbers.items())
+    return "; ".join(
+        f"{name} " + ", ".join(f"{seed}: {short(x)}" for seed, x in values.items())
+        for name, values in (verdict.sides or {}).items()
+        if values
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- claims
+def selector_text(selector: Selector) -> str:
+    """An arm's name, or what its runs chose."""
+    if isinstance(selector, str):
+        return selector
+    return ", ".join(f"{key}={value}" for key, value in selector.items()) or "all runs"
+
+
+def measured(claim: AnyClaim) -> str:
+    """What a claim compares: `heldout_loss at boundary: optimizer=adam_l2 less optimizer=adamw, where quant=b158`."""
+    if isinstance(claim, Correlation):
+        relation = "above" if claim.expected == "higher" else "below"
+        where = selector_text(claim.arm)
+        return f"rank correlation of {claim.metric} and {claim.other}, {where}: {relation} {short(claim.bound)}"
+    what = claim.metric if claim.metric in RUN_FACTS else f"{claim.metric} at {claim.at}"
+    if isinstance(claim, Change):
+        return f"{what} less that at {claim.since}, {selector_text(claim.arm)}: {claim.expected}"
+    if isinstance(claim, Bound):
+        relation = claim.expected.replace("_", " ")
+        return f"{what}, {selector_text(claim.arm)}: {relation} {short(claim.bound)}"
+    text = _less(claim.arm, claim.against)
+    if isinstance(claim, Interaction):
+        text = f"({text}) less ({_less(claim.other_arm, claim.other_against)})"
+    return f"{what}: {text}: {claim.expected}"
+
+
+def _less(arm: Selector, against: Selector) -> str:
+    """`a less b`, with what both share said once."""
+    if isinstance(arm, str) or isinstance(against, str):
+        return f"{selector_text(arm)} less {selector_text(against)}"
+    shared = {key: value for key, value in arm.items() if key in against and against[key] == value}
+    first, second = ({k: v for k, v in side.items() if k not in shared} for side in (arm, against))
+    return f"{selector_text(first)} less {selector_text(second)}" + (f", where {selector_text(shared)}" if shared else "")
+
+
+def section(experiment: Judged) -> Section | None:
+    """The claims of a sweep as a printed table, None where it claims nothing."""
+    if not experiment.verdicts and experiment.problem is None:
+        return None
+    lines = [f"{experiment.declaration.sweep.get('question') or experiment.name}"]
+    if experiment.problem is not None:
+        lines.append(f"Not judged: {experiment.problem}")
+    lines.append("Mean over seeds with its 95 % t interval; margin: the smallest effect that matters.")
+    lines += [f"Note: {note}." for note in experiment.declaration.notes]
+    names = pd.Index([v.claim for v in experiment.verdicts], name="claim")
+    pairs = [(v, experiment.claims[v.claim]) for v in experiment.verdicts]
+    numbers = {
+        "verdict": [v.word for v, _ in pairs],
+        "n": [str(v.n) for v, _ in pairs],
+        "ours": [ours(v, c) for v, c in pairs],
+        "margin": [margin_text(v, c) for v, c in pairs],
+        "p": [p_text(v) for v, _ in pairs],
+        "published": [published_text(v) for v, _ in pairs],
+    }
+    reasons = {
+        "claims that": [v.says for v, _ in pairs],
+        "why": [v.why for v, _ in pairs],
+        "warnings": ["; ".join(v.warnings) or MISSING for v, _ in pairs],
+    }
+    frames = [pd.DataFrame(columns, index=names) for columns in (numbers, reasons)]
+    return Section(f"Claims of {experiment.name}: {counted_words(experiment.verdicts)}", "\n".join(lines), frames)
+
+
+def counted_words(verdicts: Sequence[Verdict]) -> str:
+    """`2 reproduced, 1 inconclusive`."""
+    counts = Counter(v.word for v in verdicts)
+    return ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word]) or "none"
+
+
+# --------------------------------------------------------------------------------------------------------------- answer
+def answer(experiments: Sequence[Judged], effects: Mapping[str, Sequence[Effects]]) -> list[str]:
+    """What all of it says, as sentences: how many claims got which word, what the crossed sweeps decided, on how much.
+
+    Args:
+        effects: of the crossed sweeps, by name (`bitnet.judged.effects`).
+    """
+    verdicts = [v for e in experiments for v in e.verdicts]
+    if not verdicts:
+        return ["No sweep here declares a claim, so nothing is judged: what follows shows the runs.", _runs(experiments)]
+    sweeps = [e for e in experiments if e.verdicts]
+    said = [f"{_many(len(verdicts), 'claim')} of {_many(len(sweeps), 'sweep')}: {counted_words(verdicts)}."]
+    if waiting := sum(v.why.startswith(NOT_YET) for v in verdicts):
+        said.append(f"{waiting} of the inconclusive ones wait for runs that are not over.")
+    for experiment in sweeps:
+        if experiment.factors or len(sweeps) == 1:
+            said += _of_one(experiment, effects.get(experiment.name, ()))
+    decided = [v.n for v in verdicts if v.word != "inconclusive"]
+    if decided:
+        few = min(decided)
+        said.append(f"Each verdict rests on n = {few if few == max(decided) else f'{few} to {max(decided)}'} seeds or runs.")
+    if late := sum(len(e.declaration.late) for e in sweeps):
+        said.append(f"{_many(late, 'claim')} changed after the first run began.")
+    return [*said, _runs(experiments)]
+
+
+def _of_one(experiment: Judged, effects: Sequence[Effects]) -> list[str]:
+    said = []
+    for word, opening in zip(WORDS[:3], ("reproduced", "not reproduced", "seen, but explained otherwise"), strict=True):
+        if texts := [v.says.rstrip(".") for v in experiment.verdicts if v.word == word]:
+            quoted = "; ".join(f"\u201c{text}\u201d" for text in texts)
+            said.append(f"{experiment.name.capitalize()}, {opening}: {quoted}.")
+    if not said:
+        said.append(f"{experiment.name.capitalize()} has decided none of its claims yet.")
+    return said + [text for e in effects if e.seeds > 2 and (text := shares_text(e))]
+
+
+def shares_text(effects: Effects) -> str:
+    """Which effect goes with most of the spread in held-out loss, and which comes next; empty without an analysis."""
+    if effects.table is None or effects.table["share"].isna().all():
+        return ""
+    table = effects.table.sort_values("share", ascending=False, kind="stable")
+    rows = [f"{'differences between seeds' if e == 'seed' else e} {share:.0%}" for e, share in table[["effect", "share"]].values]
+    where = MOMENTS[effects.moment]
+    return f"Of the variance of held-out loss {where} between runs, {rows[0]} goes first; next are {' and '.join(rows[1:3])}."
+
+
+def _runs(experiments: Sequence[Judged]) -> str:
+    statuses = Counter(status for e in experiments for status in e.records.runs["status"])
+    total, left = sum(statuses.values()), sum(statuses[s] for s in UNFINISHED)
+    parts = [f"{statuses['done']} done", *(f"{statuses[s]} {s}" for s in ("diverged", "failed") if statuses[s])]
+    return f"Of {_many(total, 'run')}, {', '.join([*parts, *([f'{left} not over'] if left else [])])}."
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
