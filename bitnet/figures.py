@@ -118,10 +118,10 @@ def curves(
             axes.axvline(step, color=FAINT, linewidth=1, zorder=0)
         for curve in drawn:
             _draw(axes, curve)
-        for label, level in levels:
+        for i, (label, level) in enumerate(sorted(levels, key=lambda named: -named[1])):
             axes.axhline(level, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
-            axes.annotate(f"{label} {level:.2f}", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                          fontsize=7.5, color=GREY)  # fmt: skip
+            axes.annotate(f"{label} {level:.2f}", (1, level), xycoords=("axes fraction", "data"), ha="right",
+                          va="top" if i else "bottom", fontsize=7.5, color=GREY)  # fmt: skip
         if limits is not None:
             axes.set_ylim(*limits)
         for step in boundaries[:1]:
@@ -176,7 +176,7 @@ def rows_of_dots(
         for y, row in enumerate(rows):
             if row.interval is not None:
                 axes.plot(row.interval, [y, y], color=COLOURS[0], linewidth=2.2, solid_capstyle="butt", alpha=0.55)
-            if row.mean is not None:
+            if row.mean is not None and len(row.values) > 1:
                 axes.plot([row.mean], [y], "|", color=COLOURS[0], markersize=12, markeredgewidth=2)
             axes.plot(row.values, [y] * len(row.values), "o", color=COLOURS[1], markersize=4.5, markeredgecolor="white",
                       markeredgewidth=0.5)  # fmt: skip

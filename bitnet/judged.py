@@ -93,23 +93,32 @@ def judged(records: Records, directories: Sequence[Path]) -> list[Judged]:
     """
     if not len(records.runs):
         return []
-    found = [_sweep(name, folder, ids, records) for (folder, name), ids in _folders(records.runs, directories).items()]
+    found = []
+    for (folder, name), ids in _folders(records.runs).items():
+        if any(folder.is_relative_to(d) for d in directories):
+            found.append(_sweep(name, folder, ids, records))
+        else:
+            found.append(_plain(f"sweep {name}", records.of(ids)))
     free = records.runs[records.runs["sweeps"].map(len) == 0]
     for name, ids in (experiments.experiments(free) if len(free) else {}).items():
-        part = records.of(ids)
-        found.append(Judged(name, part, run_facts(part.runs, part.metrics)))
+        found.append(_plain(name, records.of(ids)))
     return found
 
 
-def _folders(runs: pd.DataFrame, directories: Sequence[Path]) -> dict[tuple[Path, str], list[str]]:
-    """Ids of the runs in each sweep's folder."""
+def _folders(runs: pd.DataFrame) -> dict[tuple[Path, str], list[str]]:
+    """Ids of the runs in each sweep's folder, by that and the sweep's name."""
     found: dict[tuple[Path, str], list[str]] = {}
     for run, places in zip(runs["id"], runs["places"], strict=True):
         for place, sweep in places:
             if sweep is not None:
-                found.setdefault((Path(place).parent, sweep), []).append(run)
-    whole = {key: ids for key, ids in found.items() if any(key[0].is_relative_to(d) for d in directories)}
-    return whole or found
+                path = Path(place) if Path(place).name else Path(place).absolute()  # "." has no parent of another name
+                found.setdefault((path.parent, sweep), []).append(run)
+    return found
+
+
+def _plain(name: str, records: Records) -> Judged:
+    """Runs that no claim is judged by."""
+    return Judged(name, records, run_facts(records.runs, records.metrics))
 
 
 def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> Judged:
@@ -252,9 +261,11 @@ def arm_names(experiment: Judged) -> pd.Series:
     first = runs.drop_duplicates("arm_id").set_index("arm_id")
     given = tables.arms(runs)["arm"]
     if experiment.factors:
-        parts = [[f"{f}={level}" for level in level_of(first, f)] for f in experiment.factors]
-        names = pd.Series([", ".join(text) for text in zip(*parts, strict=True)], first.index)
+        levels = {f: level_of(first, f) for f in experiment.factors}
+        order = sorted(first.index, key=lambda arm: [experiment.factors[f].index(levels[f][arm]) for f in levels])
+        names = pd.Series({arm: ", ".join(f"{f}={of[arm]}" for f, of in levels.items()) for arm in order}, dtype="object")
+        given = given.reindex(order)
     else:
-        names = first["arm"].fillna("").astype(str)
+        names = first["arm"].fillna("").astype(str).reindex(given.index)
     names = names.mask(names == "", given)
-    return names.mask(names.duplicated(keep=False), names + ": " + given).reindex(given.index)
+    return names.mask(names.duplicated(keep=False), names + ": " + given)

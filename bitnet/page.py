@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from bitnet import collapse, experiments, figures, plotted, printed, tables, wording
 from bitnet.claims import Bound
@@ -72,6 +73,7 @@ def _chapter(key: str, experiment: Judged) -> dict[str, Any]:
     return {
         "key": key,
         "name": experiment.name,
+        "title": wording.opened(experiment.name),
         "folder": None if experiment.folder is None else str(experiment.folder),
         "question": declaration.sweep.get("question"),
         "source": declaration.sweep.get("source"),
@@ -86,7 +88,7 @@ def _chapter(key: str, experiment: Judged) -> dict[str, Any]:
         "all_effects": crossed,
         "effects": [_effects(f"{key}-{e.moment}", e) for e in crossed],
         "few": few,
-        "strips": _strips(experiment, names) if few else [],
+        "strips": [(arm, list(rows)) for arm, rows in groupby(_strips(experiment, names), itemgetter("arm"))] if few else [],
         "tables": [_table(printed.parameters(tables.parameters(runs))), _table(_learned(experiment, names))],
         "texts": _texts(experiment, names),
         "samples": _samples(runs, names) if few else [],
@@ -114,7 +116,7 @@ def _claim(key: str, verdict: Verdict, experiment: Judged) -> dict[str, Any]:
         "seeds": wording.seeds_text(verdict, claim),
         "why": verdict.why,
         "warnings": list(verdict.warnings),
-        "figure": Markup(_dots(key, verdict, experiment)),
+        "figure": _dots(key, verdict, experiment),
     }
 
 
@@ -161,25 +163,26 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
     ]
     return values | {
         "sentence": wording.shares_text(found),
-        "shares": Markup(_shares(f"{key}-shares", found.table)),
-        "contrasts": Markup(figures.rows_of_dots(per_seed, f"{key}-contrasts", "difference in held-out loss, nats")),
+        "shares": _shares(f"{key}-shares", found.table),
+        "contrasts": figures.rows_of_dots(per_seed, f"{key}-contrasts", "difference in held-out loss, nats"),
         "rows": rows,
     }
 
 
-def _shares(key: str, table: pd.DataFrame, most: int = 8) -> str:
-    """The largest effects by their share of the variance; what is left in one bar."""
+def _shares(key: str, table: pd.DataFrame, most: int = 8, least: float = 0.01) -> str:
+    """The largest effects by their share of the variance; what is left, and what is too small to see, in one bar."""
     if table["share"].isna().any():
         return ""
     kinds = [
         "rest" if effect in ("seed", "residual") else "interaction" if " x " in effect else "main" for effect in table["effect"]
     ]
     ordered = table.assign(kind=kinds).sort_values("share", ascending=False, kind="stable")
-    top, rest = ordered.head(most), ordered.iloc[most:]
-    names = {"seed": "seed (block)", "residual": "residual: what seeds do differently"}
+    shown = max(1, min(most, int((ordered["share"] >= least).sum())))
+    top, rest = ordered.iloc[:shown], ordered.iloc[shown:]
+    names = {"seed": "seed (block)"}
     bars = [(names.get(row.effect, row.effect), float(row.share), row.kind) for row in top.itertuples()]
     if len(rest):
-        bars.append((f"{len(rest)} others together", float(rest["share"].sum()), "rest"))
+        bars.append((f"{len(rest)} other{'s together' if len(rest) > 1 else ''}", float(rest["share"].sum()), "rest"))
     return figures.shares(bars, key, "share of the variance of held-out loss")
 
 
@@ -212,7 +215,7 @@ def _strips(experiment: Judged, names: pd.Series) -> list[dict[str, Any]]:
             {
                 "arm": run["name"],
                 "seed": f"{run['seed']:.0f}",
-                "strip": Markup(figures.strip(coloured, end)),
+                "strip": figures.strip(coloured, end),
                 "last": stretches[-1][2] if stretches else run["status"],
                 "onset": number(fact["onset_step"], 0),
                 "recovery": number(fact["recovery_step"], 0),

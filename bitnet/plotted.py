@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from bitnet import published
 from bitnet.figures import FAINT, Curve, Style, curves, style
@@ -47,7 +46,7 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
             levels = _levels(runs) if column != "UniquePredictions" else []
             drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column]))
         legend = list(arms.values()) if len(names) <= most_arms else []
-        shown.append({"title": title, "legend": legend, "figures": [Markup(figure) for figure in drawn if figure]})
+        shown.append({"title": title, "legend": legend, "figures": [figure for figure in drawn if figure]})
     other = len(theirs) > 0 and not published.same_data(runs)
     return {"panels": shown, "published": len(theirs) > 0, "other_data": f"{published.DATA}" if other else ""}
 

@@ -29,7 +29,7 @@ def short(x: float | None, *, sign: bool = False) -> str:
     """A number with three or four digits that count; the dash for what is missing."""
     if x is None or math.isnan(x):
         return MISSING
-    text = f"{x:+,.0f}" if abs(x) >= 1000 else f"{x:+.3g}" if abs(x) >= 1e-3 or x == 0 else f"{x:+.1e}"
+    text = f"{x:+,.0f}" if abs(x) >= 1000 else f"{x:+.3g}" if abs(x) >= 1e-3 else f"{x:+.2g}"
     return text if sign else text.removeprefix("+")
 
 
@@ -201,9 +201,9 @@ def _of_one(experiment: Judged, effects: Sequence[Effects]) -> list[str]:
     for word, opening in zip(WORDS[:3], ("reproduced", "not reproduced", "seen, but explained otherwise"), strict=True):
         if texts := [v.says.rstrip(".") for v in experiment.verdicts if v.word == word]:
             quoted = "; ".join(f"\u201c{text}\u201d" for text in texts)
-            said.append(f"{experiment.name.capitalize()}, {opening}: {quoted}.")
+            said.append(f"{opened(experiment.name)}, {opening}: {quoted}.")
     if not said:
-        said.append(f"{experiment.name.capitalize()} has decided none of its claims yet.")
+        said.append(f"{opened(experiment.name)} has decided none of its claims yet.")
     return said + [text for e in effects if e.seeds > 2 and (text := shares_text(e))]
 
 
@@ -212,9 +212,11 @@ def shares_text(effects: Effects) -> str:
     if effects.table is None or effects.table["share"].isna().all():
         return ""
     table = effects.table.sort_values("share", ascending=False, kind="stable")
-    rows = [f"{'differences between seeds' if e == 'seed' else e} {share:.0%}" for e, share in table[["effect", "share"]].values]
-    where = MOMENTS[effects.moment]
-    return f"Of the variance of held-out loss {where} between runs, {rows[0]} goes first; next are {' and '.join(rows[1:3])}."
+    (first, most), *others = table[["effect", "share"]].head(3).to_numpy().tolist()
+    names = {"seed": "the seed", "residual": "the residual"}
+    behind = " and ".join(f"{names.get(effect, effect)} ({share:.0%})" for effect, share in others)
+    variance = f"the variance of held-out loss {MOMENTS[effects.moment]}"
+    return f"{opened(names.get(first, first))} goes with {most:.0%} of {variance}; next come {behind}."
 
 
 def _runs(experiments: Sequence[Judged]) -> str:
@@ -222,6 +224,11 @@ def _runs(experiments: Sequence[Judged]) -> str:
     total, left = sum(statuses.values()), sum(statuses[s] for s in UNFINISHED)
     parts = [f"{statuses['done']} done", *(f"{statuses[s]} {s}" for s in ("diverged", "failed") if statuses[s])]
     return f"Of {_many(total, 'run')}, {', '.join([*parts, *([f'{left} not over'] if left else [])])}."
+
+
+def opened(text: str) -> str:
+    """As a sentence begins; the rest as it is, for a name may hold capitals that matter."""
+    return text[:1].upper() + text[1:]
 
 
 def _many(n: int, what: str) -> str:

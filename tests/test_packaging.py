@@ -51,7 +51,7 @@ def requirements(wheel) -> list[Requirement]:
 
 
 def sources() -> list[Path]:
-    return [p for p in (ROOT / "bitnet").rglob("*") if p.suffix in {".py", ".csv"} and "_share" not in p.parts]
+    return [p for p in (ROOT / "bitnet").rglob("*") if p.suffix in {".py", ".csv", ".j2"} and "_share" not in p.parts]
 
 
 def shared() -> list[Path]:
