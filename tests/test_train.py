@@ -291,15 +291,15 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
 
 @pytest.mark.parametrize("name", [s for s in groups()["sweeps"] if s != "investigation"])
 def test_every_named_sweep_trains(name):
-    """The whole of it, at the smallest scale."""
-    assert train.main([f"sweeps={name}", "scale=ci"]) == 0
+    """All of its arms at the smallest scale, with one seed."""
+    assert train.main([f"sweeps={name}", "scale=ci", "seed=1"]) == 0
     described = yaml.safe_load((share() / "sweeps" / f"{name}.yaml").read_text())["sweep"]
     folders = run_folders()
-    axes = [described.get("arms", [None]) or [None], *described.get("grid", {}).values(), (0, 1)]
+    axes = [described.get("arms", [None]) or [None], *described.get("grid", {}).values()]
     assert len(folders) == math.prod(map(len, axes))
     assert {f.parent.name for f in folders} == {name} == {record(f)["sweep"] for f in folders}
     assert {record(f)["status"] for f in folders} == {"done"}
-    assert {record(f)["seed"] for f in folders} == {0, 1}
+    assert {record(f)["seed"] for f in folders} == {1}
 
 
 def test_the_users_command_gives_eight_runs(capfd):
