@@ -71,7 +71,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of `rows_of_dots`: a number a seed, their mean, and its interval where it has one."""
+    """A line of `rows_of_dots`: a number a seed, their mean, and its interval where it has one, all from the reference."""
 
     label: str
     values: Sequence[float]
@@ -88,12 +88,16 @@ def _svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to groups, and their names would occur twice in a page
-    return re.sub(r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="([^"]*)pt"', r'<svg class="figure" \1\2width="\3"', text, count=1)
+    opening, rest = text.split(">", 1)
+    opening = re.sub(r' height="[^"]*"', "", opening.replace("<svg", '<svg class="figure"'))
+    return f"{opening}>{rest}"
 
 
-def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+def _axes(height: float, width: float, left: float, bottom: float) -> tuple[Figure, Axes]:
+    """Axes with margins in inches: the same in every figure, so that panels align; a layout engine takes as long as drawing."""
+    figure = Figure(figsize=(width, height))
+    room = (left / width, bottom / height, 1 - (left + 0.12) / width, 1 - (bottom + 0.1) / height)
+    return figure, figure.add_axes(room)
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
@@ -113,7 +117,7 @@ def curves(
     if not any(len(c.steps) or c.published for c in drawn):
         return ""
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _axes(2.9)
+        figure, axes = _axes(2.9, WIDTH, 0.55, 0.45)
         for step in boundaries:
             axes.axvline(step, color=FAINT, linewidth=1, zorder=0)
         for curve in drawn:
@@ -161,29 +165,36 @@ def rows_of_dots(
     """Every seed's number as a dot, a row each; the mean a bar with its 95 % interval. Empty without a number.
 
     Args:
-        reference: where nothing is (0, or a bound): a solid line. margins: what counts, dashed.
+        reference: where nothing is (0, or a bound), as a solid line; rows and margins count from there. None: no line, from 0.
+        margins: what counts, dashed.
     """
     rows = [row for row in rows if len(row.values)]
     if not rows:
         return ""
-    labelled = any(row.label for row in rows)
+    labelled, zero = any(row.label for row in rows), reference or 0.0
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _axes((0.45 if labelled else 0.3) * len(rows) + (0.55 if xlabel else 0.35), width)
+        bottom = 0.45 if xlabel else 0.28
+        figure, axes = _axes((0.45 if labelled else 0.3) * len(rows) + bottom + 0.1, width, 0.12, bottom)
         if reference is not None:
             axes.axvline(reference, color=INK, linewidth=0.8, zorder=0)
         for margin in margins:
-            axes.axvline(margin, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
+            axes.axvline(zero + margin, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
         for y, row in enumerate(rows):
-            if row.interval is not None:
-                axes.plot(row.interval, [y, y], color=COLOURS[0], linewidth=2.2, solid_capstyle="butt", alpha=0.55)
-            if row.mean is not None and len(row.values) > 1:
-                axes.plot([row.mean], [y], "|", color=COLOURS[0], markersize=12, markeredgewidth=2)
-            axes.plot(row.values, [y] * len(row.values), "o", color=COLOURS[1], markersize=4.5, markeredgecolor="white",
-                      markeredgewidth=0.5)  # fmt: skip
-            _heading(axes, y, row.label)
+            _dots(axes, y, row, zero)
         axes.set_ylim(len(rows) - 0.5, -0.75 if labelled else -0.5)
         _bare(axes, xlabel)
     return _svg(figure, name)
+
+
+def _dots(axes: Axes, y: float, row: Row, zero: float) -> None:
+    if row.interval is not None:
+        ends = [zero + end for end in row.interval]
+        axes.plot(ends, [y, y], color=COLOURS[0], linewidth=2.2, solid_capstyle="butt", alpha=0.55)
+    if row.mean is not None and len(row.values) > 1:
+        axes.plot([zero + row.mean], [y], "|", color=COLOURS[0], markersize=12, markeredgewidth=2)
+    axes.plot([zero + x for x in row.values], [y] * len(row.values), "o", color=COLOURS[1], markersize=4.5,
+              markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
+    _heading(axes, y, row.label)
 
 
 def _heading(axes: Axes, y: float, text: str) -> None:
@@ -206,7 +217,7 @@ def shares(of: Sequence[tuple[str, float, str]], name: str, xlabel: str) -> str:
     """Shares of a whole as bars, in the order given: (name, share, kind), kind one of `main`, `interaction`, `rest`."""
     colours: Mapping[str, str] = {"main": COLOURS[0], "interaction": COLOURS[4], "rest": FAINT}
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _axes(0.4 * len(of) + 0.55)
+        figure, axes = _axes(0.4 * len(of) + 0.55, WIDTH, 0.12, 0.45)
         for y, (label, share, kind) in enumerate(of):
             axes.barh(y, share, height=0.42, color=colours[kind])
             axes.annotate(f"{share:.0%}", (share, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=9,

@@ -6,6 +6,7 @@ one arm's name; within its folder it has the arm that this sweep calls it by.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,11 @@ class Judged:
     factors: Mapping[str, list[str]] = field(default_factory=dict)
     problem: str | None = None
 
+    @functools.cached_property
+    def effects(self) -> list[Effects]:
+        """What each factor does at the boundary (the first evaluation of stage 2) and at the end; empty without a crossing."""
+        return [_effects(self, moment) for moment in MOMENTS] if self.factors else []
+
 
 def judged(records: Records, directories: Sequence[Path]) -> list[Judged]:
     """Every experiment of `records`: sweeps by their folders, then runs of no sweep by the command that started them.
@@ -155,10 +161,10 @@ def declared(folder: Path, runs: pd.DataFrame) -> Declaration:
     if not versions:
         return _frozen(runs, problem)
     newest = versions[-1]
-    began = pd.to_datetime(runs["started"], errors="coerce", utc=True).min()
+    began = pd.to_datetime(runs["started"], errors="coerce", format="ISO8601", utc=True).min()
     late: dict[str, None] = {}
     for before, after in itertools.pairwise(versions):
-        if pd.notna(began) and pd.to_datetime(after.get("at"), errors="coerce", utc=True) > began:
+        if pd.notna(began) and pd.to_datetime(after.get("at"), errors="coerce", format="ISO8601", utc=True) > began:
             late |= dict.fromkeys(_differing(_claims(before), _claims(after)))
     notes = []
     if late:
@@ -233,11 +239,6 @@ def level_of(runs: pd.DataFrame, factor: str) -> pd.Series:
     return pd.Series([str(c[factor] if factor in c else value_at(config, factor)) for c, config in pairs], runs.index)
 
 
-def effects(experiment: Judged) -> list[Effects]:
-    """What each factor does at the boundary (the first evaluation of stage 2) and at the end; empty without a crossing."""
-    return [_effects(experiment, moment) for moment in MOMENTS] if experiment.factors else []
-
-
 def _effects(experiment: Judged, moment: str) -> Effects:
     runs, evaluations = experiment.records.runs, Evaluations(experiment.records.metrics)
     values = [evaluations.value(run, RESPONSE, moment) for _, run in runs.iterrows()]
@@ -267,5 +268,7 @@ def arm_names(experiment: Judged) -> pd.Series:
         given = given.reindex(order)
     else:
         names = first["arm"].fillna("").astype(str).reindex(given.index)
+        if len(names) > 1 and names.nunique() == 1:
+            return given  # one arm along a grid: its name tells nothing apart
     names = names.mask(names == "", given)
     return names.mask(names.duplicated(keep=False), names + ": " + given)

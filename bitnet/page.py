@@ -23,7 +23,7 @@ from bitnet import collapse, experiments, figures, plotted, printed, tables, wor
 from bitnet.claims import Bound
 from bitnet.columns import HOW, TEXT_NUMBERS
 from bitnet.evidence import UNFINISHED
-from bitnet.judged import MOMENTS, Effects, Judged, arm_names, effects
+from bitnet.judged import MOMENTS, Effects, Judged, arm_names
 from bitnet.layout import Section
 from bitnet.printed import MISSING, number
 from bitnet.verdicts import Verdict
@@ -50,9 +50,8 @@ def page(found: Sequence[Judged], commands: Sequence[str], tables_at: Path) -> s
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     chapters = [_chapter(f"e{i}", experiment) for i, experiment in enumerate(found)]
-    crossed = {e.name: c["all_effects"] for e, c in zip(found, chapters, strict=True)}
     values = {
-        "answer": wording.answer(found, crossed),
+        "answer": wording.answer(found),
         "chapters": chapters,
         "classes": [*_CLASSES.items(), ("not known", _UNKNOWN)],
         "commands": list(commands),
@@ -67,7 +66,6 @@ def _chapter(key: str, experiment: Judged) -> dict[str, Any]:
     runs, declaration = experiment.records.runs, experiment.declaration
     names = arm_names(experiment)
     few = len(names) <= MOST_ARMS
-    crossed = effects(experiment)
     records, environments = _records(runs, names)
     shared = tables.shared_overrides(runs)
     return {
@@ -85,8 +83,7 @@ def _chapter(key: str, experiment: Judged) -> dict[str, Any]:
         "words": wording.counted_words(experiment.verdicts) if experiment.verdicts else "nothing claimed",
         "claims": [_claim(f"{key}-claim{i}", v, experiment) for i, v in enumerate(experiment.verdicts)],
         "curves": plotted.panels(key, experiment, names, MOST_ARMS),
-        "all_effects": crossed,
-        "effects": [_effects(f"{key}-{e.moment}", e) for e in crossed],
+        "effects": [_effects(f"{key}-{e.moment}", e) for e in experiment.effects],
         "few": few,
         "strips": [(arm, list(rows)) for arm, rows in groupby(_strips(experiment, names), itemgetter("arm"))] if few else [],
         "tables": [_table(printed.parameters(tables.parameters(runs))), _table(_learned(experiment, names))],
@@ -123,18 +120,16 @@ def _claim(key: str, verdict: Verdict, experiment: Judged) -> dict[str, Any]:
 def _dots(key: str, verdict: Verdict, experiment: Judged) -> str:
     """Every seed's number against where nothing is; of seeds that do not pair, each side's values."""
     claim = experiment.claims[verdict.claim]
-    offset = wording.offset_of(claim)
     if not verdict.numbers:
-        sides = [figures.Row(name, list(values.values())) for name, values in (verdict.sides or {}).items()]
-        return figures.rows_of_dots(sides, key, reference=None, width=2.6)
-    margin = verdict.margin or 0.0
-    expected = getattr(claim, "expected", "equal")
-    sides_of = {"equal": (-margin, margin), "lower": (-margin,), "higher": (margin,)}
-    margins = () if isinstance(claim, Bound) and expected != "equal" else sides_of.get(expected, ())
-    interval = None if verdict.low is None or verdict.high is None else (verdict.low + offset, verdict.high + offset)
-    mean = None if verdict.mean is None else verdict.mean + offset
-    row = figures.Row("", [x + offset for x in verdict.numbers.values()], mean, interval)
-    return figures.rows_of_dots([row], key, wording.unit(claim), offset, [m + offset for m in margins], width=2.6)
+        named = {side: wording.selector_text(getattr(claim, side, side)) for side in verdict.sides or {}}
+        sides = [figures.Row(named[side], list(values.values())) for side, values in (verdict.sides or {}).items()]
+        return figures.rows_of_dots(sides, key, wording.unit(claim), reference=None, width=2.6)
+    margin, expected = verdict.margin or 0.0, getattr(claim, "expected", "equal")
+    margins = {"equal": (-margin, margin), "lower": (-margin,), "higher": (margin,)}.get(expected, ())
+    interval = None if verdict.low is None or verdict.high is None else (verdict.low, verdict.high)
+    row = figures.Row("", list(verdict.numbers.values()), verdict.mean, interval)
+    zero = claim.bound if isinstance(claim, Bound) else 0.0
+    return figures.rows_of_dots([row], key, wording.unit(claim), zero, margins, width=2.6)
 
 
 # -------------------------------------------------------------------------------------------------------------- effects

@@ -20,7 +20,7 @@ import pandas as pd
 from bitnet import experiments, layout, printed, published, runs, tables, verdicts, verification, wording
 from bitnet.called import called
 from bitnet.errors import UserError
-from bitnet.judged import READ, Judged, effects, judged
+from bitnet.judged import READ, Judged, judged
 
 _DESCRIPTION = """\
 What runs say: a verdict on each claim of their sweep, a page with figures (report.html), and tables: distinct tokens by
@@ -106,6 +106,8 @@ def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain", 
     for place in dirs:
         if place.is_file():
             raise UserError(f"{place}: is a file; give the folder of a run, or one that holds some")
+    if html is not None and html.is_dir():
+        raise UserError(f"--html {html}: is a folder; name a file")
     records = runs.read(dirs, READ)
     found = judged(records, dirs)
     frames, sections = _all_tables(records, found, dirs)
@@ -126,8 +128,6 @@ def _write_page(found: Sequence[Judged], dirs: Sequence[Path], folder: Path, htm
     from bitnet.page import page  # matplotlib takes a second to import, which --help need not wait for
 
     file = dirs[0] / "report.html" if html is None else html
-    if file.is_dir():
-        raise UserError(f"--html {file}: is a folder; name a file")
     _save(page(found, [f"{called('report')} {shlex.join(map(str, dirs))}"], folder), file, "--html")
     return file
 
@@ -169,7 +169,7 @@ def _judgements(found: Sequence[Judged]) -> dict[str, pd.DataFrame]:
             nested = [c for c in rows if rows[c].map(lambda cell: isinstance(cell, (dict, tuple))).any()]
             claims.append(rows.assign(**{c: rows[c].map(json.dumps) for c in nested}, published=rows["published"].astype(str)))
             claims[-1] = claims[-1].assign(**where)
-        for effect in effects(experiment):
+        for effect in experiment.effects:
             if effect.table is not None and effect.contrasts is not None:
                 where |= {"moment": effect.moment}
                 shares.append(effect.table.assign(**where))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from bitnet.claims import RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.claims import ENOUGH_SEEDS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
 from bitnet.columns import OTHER_COLUMNS
 from bitnet.evidence import UNFINISHED
 from bitnet.judged import MOMENTS, Effects, Judged
@@ -51,16 +51,20 @@ def ours(verdict: Verdict, claim: AnyClaim) -> str:
     """The mean with its 95 % interval and unit; of a bound the value itself, not its distance."""
     if verdict.mean is None:
         return MISSING
-    offset, sign = offset_of(claim), not isinstance(claim, Bound | Correlation)
-    text = short(verdict.mean + offset, sign=sign)
+    sign = not isinstance(claim, Bound | Correlation)
+    text = short(own_value(verdict.mean, claim), sign=sign)
     if verdict.low is not None and verdict.high is not None:
-        text += f" [{short(verdict.low + offset, sign=sign)}, {short(verdict.high + offset, sign=sign)}]"
+        low, high = (short(own_value(x, claim), sign=sign) for x in (verdict.low, verdict.high))
+        text += f" [{low}, {high}]"
     return f"{text} {unit(claim)}".rstrip()
 
 
-def offset_of(claim: AnyClaim) -> float:
-    """What turns the number that is judged back into the metric's own value."""
-    return claim.bound if isinstance(claim, Bound) else 0.0
+def own_value(x: float, claim: AnyClaim) -> float:
+    """The metric's own value, of what is judged: of a bound that is the distance to it."""
+    if not isinstance(claim, Bound):
+        return x
+    value = x + claim.bound
+    return 0.0 if abs(value) < 1e-12 * abs(claim.bound) else value  # what a subtraction left of nothing
 
 
 def of_sides(verdict: Verdict, claim: AnyClaim) -> str:
@@ -91,9 +95,9 @@ def published_text(verdict: Verdict) -> str:
 
 def seeds_text(verdict: Verdict, claim: AnyClaim) -> str:
     """Every seed's number: `0: +5.21, 1: +5.13`; of unpaired sides each side's values."""
-    offset, sign = offset_of(claim), not isinstance(claim, Bound)
+    sign = not isinstance(claim, Bound)
     if verdict.numbers:
-        return ", ".join(f"{seed}: {short(x + offset, sign=sign)}" for seed, x in verdict.numbers.items())
+        return ", ".join(f"{seed}: {short(own_value(x, claim), sign=sign)}" for seed, x in verdict.numbers.items())
     return "; ".join(
         f"{name} " + ", ".join(f"{seed}: {short(x)}" for seed, x in values.items())
         for name, values in (verdict.sides or {}).items()
@@ -171,12 +175,8 @@ def counted_words(verdicts: Sequence[Verdict]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- answer
-def answer(experiments: Sequence[Judged], effects: Mapping[str, Sequence[Effects]]) -> list[str]:
-    """What all of it says, as sentences: how many claims got which word, what the crossed sweeps decided, on how much.
-
-    Args:
-        effects: of the crossed sweeps, by name (`bitnet.judged.effects`).
-    """
+def answer(experiments: Sequence[Judged]) -> list[str]:
+    """What all of it says, as sentences: how many claims got which word, what the crossed sweeps decided, on how much."""
     verdicts = [v for e in experiments for v in e.verdicts]
     if not verdicts:
         return ["No sweep here declares a claim, so nothing is judged: what follows shows the runs.", _runs(experiments)]
@@ -186,17 +186,20 @@ def answer(experiments: Sequence[Judged], effects: Mapping[str, Sequence[Effects
         said.append(f"{waiting} of the inconclusive ones wait for runs that are not over.")
     for experiment in sweeps:
         if experiment.factors or len(sweeps) == 1:
-            said += _of_one(experiment, effects.get(experiment.name, ()))
+            said += _of_one(experiment)
     decided = [v.n for v in verdicts if v.word != "inconclusive"]
     if decided:
-        few = min(decided)
-        said.append(f"Each verdict rests on n = {few if few == max(decided) else f'{few} to {max(decided)}'} seeds or runs.")
+        few = "too few for a p-value under 0.05: intervals decide" if max(decided) < ENOUGH_SEEDS else "see each claim"
+        ns = f"{min(decided)}" if min(decided) == max(decided) else f"{min(decided)} to {max(decided)}"
+        said.append(f"What is decided rests on n = {ns} seeds ({few}).")
+    if scales := sorted({e.declaration.scale for e in sweeps if e.declaration.scale not in (None, "full")}):
+        said.append(f"Run at scale={', '.join(scales)}, not at the size that the sweeps are written for.")
     if late := sum(len(e.declaration.late) for e in sweeps):
         said.append(f"{_many(late, 'claim')} changed after the first run began.")
     return [*said, _runs(experiments)]
 
 
-def _of_one(experiment: Judged, effects: Sequence[Effects]) -> list[str]:
+def _of_one(experiment: Judged) -> list[str]:
     said = []
     for word, opening in zip(WORDS[:3], ("reproduced", "not reproduced", "seen, but explained otherwise"), strict=True):
         if texts := [v.says.rstrip(".") for v in experiment.verdicts if v.word == word]:
@@ -204,7 +207,7 @@ def _of_one(experiment: Judged, effects: Sequence[Effects]) -> list[str]:
             said.append(f"{opened(experiment.name)}, {opening}: {quoted}.")
     if not said:
         said.append(f"{opened(experiment.name)} has decided none of its claims yet.")
-    return said + [text for e in effects if e.seeds > 2 and (text := shares_text(e))]
+    return said + [text for e in experiment.effects if e.seeds > 2 and (text := shares_text(e))]
 
 
 def shares_text(effects: Effects) -> str:

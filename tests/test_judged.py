@@ -1,0 +1,163 @@
+"""Sweeps read from disk and judged: which declaration counts, whose runs, which factors are crossed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import Row, make_run
+
+from bitnet import runs
+from bitnet.judged import READ, Judged, arm_names, judged
+
+STEPS = (100, 5000, 10_000)
+CLAIM: dict[str, Any] = {
+    "kind": "contrast",
+    "says": "More is left, more is lost",
+    "metric": "heldout_loss",
+    "arm": {"wd": "wd01"},
+    "against": {"wd": "paper"},
+    "expected": "higher",
+    "margin": 0.5,
+}
+
+
+def losses(*values: float) -> list[Row]:
+    return [{"Step": s, "Loss": x, "UniquePredictions": 5, "heldout_loss": x} for s, x in zip(STEPS, values, strict=False)]
+
+
+def declare(folder: Path, *versions: tuple[str, dict[str, Any]], **sweep: Any) -> None:
+    """`sweep.json` with these claims at these times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    declared = [{"at": at, "sweep": {"name": folder.name, "claims": claims, **sweep}, "scale": None} for at, claims in versions]
+    (folder / "sweep.json").write_text(json.dumps({"declared": declared}))
+
+
+def pair(folder: Path, *, seeds: int = 3, apart: float = 1.0, **record: Any) -> None:
+    """Two arms, wd=wd01 with a loss that much higher; a little of it differs by seed."""
+    for seed in range(seeds):
+        make_run(folder, seed=seed, rows=losses(9, 8, 7 + 0.01 * seed), **record)
+        make_run(folder, arm="wd=wd01", seed=seed, rows=losses(9, 8, 7 + apart + 0.02 * seed), **record)
+
+
+def read(*folders: Path) -> list[Judged]:
+    return judged(runs.read(folders, READ), folders)
+
+
+def crossed(folder: Path, seeds: int = 3) -> None:
+    """Optimizer x stage-2 decay, where the optimizer alone makes a loss 2 lower."""
+    for seed in range(seeds):
+        for wd in ("paper", "wd01"):
+            make_run(folder, arm=f"wd={wd}", seed=seed, rows=losses(9, 8, 7 + 0.01 * seed))
+            low = losses(9, 6, 5 + 0.01 * seed + 0.001 * (wd == "paper"))
+            make_run(folder, arm=f"optimizer=adamw,wd={wd}", seed=seed, rows=low)
+    declare(folder, ("2024-12-31T00:00:00+00:00", {}), grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]})
+
+
+def test_a_sweep_is_judged_by_what_its_folder_declares(tmp_path):
+    pair(tmp_path / "s")
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    (found,) = read(tmp_path)
+    (verdict,) = found.verdicts
+    assert (verdict.word, verdict.n) == ("reproduced", 3)
+    assert verdict.mean == pytest.approx(1.01)
+    assert found.declaration.notes == ()
+
+
+def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
+    pair(tmp_path / "s")
+    later = {"more": CLAIM | {"margin": 1.5}, "same": CLAIM}
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM, "same": CLAIM}), ("2025-02-01T00:00:00+00:00", later))
+    (found,) = read(tmp_path)
+    assert found.declaration.late == ("more",)
+    assert "claims changed after the first run began" in found.declaration.notes[0]
+    more, same = found.verdicts
+    assert more.margin == 1.5 and more.word == "not reproduced", "the newest version counts"
+    assert "declared or changed after the first run began" in more.warnings
+    assert "declared or changed after the first run began" not in same.warnings
+
+
+def test_claims_that_changed_before_any_run_began_need_no_remark(tmp_path):
+    pair(tmp_path / "s")
+    declare(
+        tmp_path / "s",
+        ("2024-12-30T00:00:00+00:00", {"more": CLAIM | {"margin": 9.0}}),
+        ("2024-12-31T00:00:00+00:00", {"more": CLAIM}),
+    )
+    (found,) = read(tmp_path)
+    assert found.declaration.late == () and found.declaration.notes == ()
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"declared": []}', '{"declared": [{"at": "x"}]}', "[]"])
+def test_without_a_sound_declaration_a_sweep_is_judged_by_what_its_runs_were_frozen_with(tmp_path, content):
+    pair(tmp_path / "s", config={"sweep": {"name": "s", "claims": {"more": CLAIM}}})
+    if content is not None:
+        (tmp_path / "s" / "sweep.json").write_text(content)
+    (found,) = read(tmp_path)
+    assert found.verdicts[0].word == "reproduced"
+    assert "frozen with" in found.declaration.notes[0]
+
+
+def test_a_claim_that_is_none_is_a_problem_of_its_sweep_and_of_no_other(tmp_path):
+    for name in ("s", "t"):
+        pair(tmp_path / name)
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM | {"metric": "heldout_los"}}))
+    declare(tmp_path / "t", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    bad, good = read(tmp_path)
+    assert bad.verdicts == [] and "heldout_los" in str(bad.problem)
+    assert good.verdicts[0].word == "reproduced"
+
+
+def test_a_run_of_two_sweeps_has_in_each_the_arm_that_the_sweep_calls_it_by(tmp_path):
+    for name, arm in (("s", "control"), ("t", "treated")):
+        make_run(tmp_path / name, rows=losses(9, 8, 7), sweep=name, **{"choices": {"wd": "paper"}, "id": "same"})
+        record = next((tmp_path / name).glob("*/run.json"))
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"arm": arm}))
+    assert [list(e.records.runs["arm"]) for e in read(tmp_path)] == [["control"], ["treated"]]
+
+
+def test_one_run_that_was_named_alone_does_not_judge_its_sweep(tmp_path):
+    pair(tmp_path / "s")
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    (found,) = read(next((tmp_path / "s").glob("wd=paper*")))
+    assert found.verdicts == () and len(found.records.runs) == 1
+
+
+def test_the_factor_that_does_it_has_the_variance(tmp_path):
+    crossed(tmp_path / "s")
+    (found,) = read(tmp_path)
+    assert found.factors == {"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]}
+    boundary, end = found.effects
+    assert boundary.seeds == end.seeds == 3
+    assert end.table.set_index("effect")["share"]["optimizer"] > 0.99
+    assert end.contrasts["effect"][0] == "optimizer"
+    assert end.contrasts["mean"][0] == pytest.approx(-2, abs=0.01)
+    assert arm_names(found).to_list()[0] == "optimizer=adam_l2, wd=paper"
+
+
+def test_a_grid_with_a_missing_combination_is_not_crossed(tmp_path):
+    crossed(tmp_path / "s")
+    for run in (tmp_path / "s").glob("optimizer=adamw,wd=wd01*"):
+        for file in run.iterdir():
+            file.unlink()
+    (found,) = read(tmp_path)
+    assert found.factors == {} and found.effects == []
+
+
+def test_runs_without_a_number_are_counted_and_too_few_say_why(tmp_path):
+    crossed(tmp_path / "s", seeds=1)
+    record = next((tmp_path / "s").glob("optimizer=adamw,wd=wd01*/run.json"))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "diverged"}))
+    end = read(tmp_path)[0].effects[1]
+    assert end.table is None and end.lost == {"diverged": 1}
+    assert "no run with a value at optimizer=adamw, wd=wd01" in str(end.problem)
+
+
+def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):
+    for arm in ("wd=paper", "wd=wd01"):
+        make_run(tmp_path / "s", arm=arm, status="queued")
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    (found,) = read(tmp_path)
+    assert found.verdicts[0].word == "inconclusive" and found.verdicts[0].why.startswith("not yet")
