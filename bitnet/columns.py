@@ -8,6 +8,8 @@ grad_norm. After it, from the updated weights: UniquePredictions and everything 
 
 from __future__ import annotations
 
+import math
+
 STUDY_COLUMNS: dict[str, str] = {
     "Step": "optimizer step, from 1",
     "Loss": "training loss of that step's batch, before its update; 4 decimals",
@@ -92,8 +94,11 @@ _STUDY_FORMATS = {"Loss": "{:.4f}", "LR": "{:.6f}", "WD": "{:.2f}"}
 
 
 def format_value(column: str, value: float | int | None) -> str:
-    """A cell of `metrics.csv`: the study's format in its columns, the shortest exact text in the others, empty for None."""
-    if value is None:
+    """A cell of `metrics.csv`: the study's format in its columns, the shortest exact text in the others.
+
+    Empty for None, and for what is not defined: the skewness of logits that are all equal, say.
+    """
+    if value is None or math.isnan(value):
         return ""
     if column in _STUDY_FORMATS:
         return _STUDY_FORMATS[column].format(value)
