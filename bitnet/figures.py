@@ -108,11 +108,13 @@ def curves(
     boundaries: Sequence[float] = (),
     levels: Sequence[tuple[str, float]] = (),
     limits: tuple[float, float] | None = None,
+    end: float | None = None,
 ) -> str:
     """A column over steps, an arm a curve; empty when there is nothing to draw.
 
     Args:
         boundaries: steps at which stage 2 begins. levels: horizontal lines with their names. limits: of y.
+        end: the last step of the longest run, so that what is not there yet has its place; by default where the data end.
     """
     if not any(len(c.steps) or c.published for c in drawn):
         return ""
@@ -128,6 +130,8 @@ def curves(
                           va="top" if i else "bottom", fontsize=7.5, color=GREY)  # fmt: skip
         if limits is not None:
             axes.set_ylim(*limits)
+        if end is not None:
+            axes.set_xlim(-0.02 * end, 1.02 * end)
         for step in boundaries[:1]:
             axes.annotate("stage 2", (step, 1), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
                           va="top", fontsize=7.5, color=GREY)  # fmt: skip

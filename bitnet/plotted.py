@@ -39,12 +39,13 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
     limits = {column: _limits(evaluated, column, runs, theirs) for column in _COLUMNS}
     shown = []
     for i, (title, arms) in enumerate(_panels(experiment, names, most_arms).items()):
-        boundaries = sorted(set(runs.loc[runs["arm_id"].isin(list(arms)), "boundary_step"]))
+        these = runs[runs["arm_id"].isin(list(arms))]
+        boundaries, end = sorted(set(these["boundary_step"])), float(these["steps"].max())
         drawn = []
         for column, ylabel in _COLUMNS.items():
             of = [_curve(by_arm.get(arm), column, look, theirs[theirs["arm_id"] == arm]) for arm, (_, look) in arms.items()]
             levels = _levels(runs) if column != "UniquePredictions" else []
-            drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column]))
+            drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column], end))
         legend = list(arms.values()) if len(names) <= most_arms else []
         shown.append({"title": title, "legend": legend, "figures": [figure for figure in drawn if figure]})
     other = len(theirs) > 0 and not published.same_data(runs)
