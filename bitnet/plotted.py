@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bitnet import published
@@ -35,7 +37,7 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
     runs, metrics = experiment.records.runs, experiment.records.metrics
     theirs = published.match(runs)
     evaluated = metrics.join(runs[["arm_id", "status"]], on="run")
-    by_arm = dict(iter(evaluated.groupby("arm_id", sort=False)))
+    everything = {column: _curves(evaluated, column, theirs, spread=len(names) <= most_arms) for column in _COLUMNS}
     limits = {column: _limits(evaluated, column, runs, theirs) for column in _COLUMNS}
     shown = []
     for i, (title, arms) in enumerate(_panels(experiment, names, most_arms).items()):
@@ -43,13 +45,13 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
         boundaries, end = sorted(set(these["boundary_step"])), float(these["steps"].max())
         drawn = []
         for column, ylabel in _COLUMNS.items():
-            of = [_curve(by_arm.get(arm), column, look, theirs[theirs["arm_id"] == arm]) for arm, (_, look) in arms.items()]
+            of = [everything[column][arm](look) for arm, (_, look) in arms.items() if arm in everything[column]]
             levels = _levels(runs) if column != "UniquePredictions" else []
             drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column], end))
         legend = list(arms.values()) if len(names) <= most_arms else []
         shown.append({"title": title, "legend": legend, "figures": [figure for figure in drawn if figure]})
     other = len(theirs) > 0 and not published.same_data(runs)
-    return {"panels": shown, "published": len(theirs) > 0, "other_data": f"{published.DATA}" if other else ""}
+    return {"panels": shown, "published": len(theirs) > 0, "other_data": published.DATA if other else ""}
 
 
 # --------------------------------------------------------------------------------------------------------------- panels
@@ -92,20 +94,26 @@ def _crossed(experiment: Judged, names: pd.Series, leading: list[str]) -> dict[s
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
-def _curve(course: pd.DataFrame | None, column: str, look: Style, theirs: pd.DataFrame) -> Curve:
-    """An arm's column over steps: mean, smallest and largest over the runs that have a value there."""
-    points = []
-    if column in _PUBLISHED:
-        known = theirs.dropna(subset=[_PUBLISHED[column]])
-        points = list(zip(known["step"].astype("float64"), known[_PUBLISHED[column]].astype("float64"), strict=True))
-    if course is None:
-        empty = pd.Series(dtype="float64").to_numpy()
-        return Curve(look, empty, empty, empty, empty, points)
-    values = course.dropna(subset=[column])
-    spread = values.groupby("Step")[column].agg(["mean", "min", "max"])
-    ends = values[values["status"] == "diverged"].groupby("run")[["Step", column]].last()
-    columns = (spread[c].to_numpy() for c in ("mean", "min", "max"))
-    return Curve(look, spread.index.to_numpy(), *columns, points, list(ends.itertuples(index=False, name=None)))
+def _curves(evaluated: pd.DataFrame, column: str, theirs: pd.DataFrame, *, spread: bool) -> dict[str, Callable[[Style], Curve]]:
+    """A column over steps for each arm that has any of it: mean, smallest and largest over the runs that have a value there.
+
+    Args:
+        spread: whether the smallest and largest are drawn, or the mean alone.
+    """
+    values = evaluated.dropna(subset=[column])
+    table = values.groupby(["arm_id", "Step"])[column].agg(["mean", "min", "max"]).reset_index()
+    courses = {arm: course[["Step", "mean", "min", "max"]].to_numpy().T for arm, course in table.groupby("arm_id", sort=False)}
+    ends = values[values["status"] == "diverged"].groupby(["arm_id", "run"])[["Step", column]].last()
+    points = theirs[["arm_id", "step", _PUBLISHED[column]]].dropna() if column in _PUBLISHED else theirs.iloc[:0, :3]
+    found = {}
+    for arm in dict.fromkeys([*courses, *points["arm_id"]]):
+        steps, mean, low, high = courses.get(arm, np.empty((4, 0)))
+        published_points = points.loc[points["arm_id"] == arm].iloc[:, 1:].to_numpy(dtype="float64").tolist()
+        broken = ends.loc[arm].to_numpy().tolist() if arm in ends.index.get_level_values(0) else []
+        band = (low, high) if spread else (mean, mean)
+        found[arm] = functools.partial(Curve, steps=steps, mean=mean, low=band[0], high=band[1], published=published_points,
+                                       diverged=broken)  # fmt: skip
+    return found
 
 
 def _levels(runs: pd.DataFrame) -> list[tuple[str, float]]:
