@@ -37,7 +37,9 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
     runs, metrics = experiment.records.runs, experiment.records.metrics
     theirs = published.match(runs)
     evaluated = metrics.join(runs[["arm_id", "status"]], on="run")
-    everything = {column: _curves(evaluated, column, theirs, spread=len(names) <= most_arms) for column in _COLUMNS}
+    table = evaluated.groupby(["arm_id", "Step"])[list(_COLUMNS)].agg(["mean", "min", "max"])
+    few = len(names) <= most_arms
+    everything = {c: _curves(table[c].dropna(), evaluated, c, theirs, spread=few) for c in _COLUMNS}
     limits = {column: _limits(evaluated, column, runs, theirs) for column in _COLUMNS}
     shown = []
     for i, (title, arms) in enumerate(_panels(experiment, names, most_arms).items()):
@@ -48,7 +50,7 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
             of = [everything[column][arm](look) for arm, (_, look) in arms.items() if arm in everything[column]]
             levels = _levels(runs) if column != "UniquePredictions" else []
             drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column], end))
-        legend = list(arms.values()) if len(names) <= most_arms else []
+        legend = list(arms.values()) if few else []
         shown.append({"title": title, "legend": legend, "figures": [figure for figure in drawn if figure]})
     other = len(theirs) > 0 and not published.same_data(runs)
     return {"panels": shown, "published": len(theirs) > 0, "other_data": published.DATA if other else ""}
@@ -94,16 +96,19 @@ def _crossed(experiment: Judged, names: pd.Series, leading: list[str]) -> dict[s
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
-def _curves(evaluated: pd.DataFrame, column: str, theirs: pd.DataFrame, *, spread: bool) -> dict[str, Callable[[Style], Curve]]:
-    """A column over steps for each arm that has any of it: mean, smallest and largest over the runs that have a value there.
+def _curves(
+    table: pd.DataFrame, evaluated: pd.DataFrame, column: str, theirs: pd.DataFrame, *, spread: bool
+) -> dict[str, Callable[[Style], Curve]]:
+    """A column over steps for each arm that has any of it.
 
     Args:
+        table: its mean, min and max over the runs that have a value there, by arm and step.
         spread: whether the smallest and largest are drawn, or the mean alone.
     """
-    values = evaluated.dropna(subset=[column])
-    table = values.groupby(["arm_id", "Step"])[column].agg(["mean", "min", "max"]).reset_index()
-    courses = {arm: course[["Step", "mean", "min", "max"]].to_numpy().T for arm, course in table.groupby("arm_id", sort=False)}
-    ends = values[values["status"] == "diverged"].groupby(["arm_id", "run"])[["Step", column]].last()
+    flat = table.reset_index()
+    courses = {arm: course[["Step", "mean", "min", "max"]].to_numpy().T for arm, course in flat.groupby("arm_id", sort=False)}
+    values = evaluated[evaluated["status"] == "diverged"].dropna(subset=[column])
+    ends = values.groupby(["arm_id", "run"])[["Step", column]].last()
     points = theirs[["arm_id", "step", _PUBLISHED[column]]].dropna() if column in _PUBLISHED else theirs.iloc[:0, :3]
     found = {}
     for arm in dict.fromkeys([*courses, *points["arm_id"]]):
