@@ -190,12 +190,19 @@ def _standing(folders: Sequence[Path]) -> list[squeue.Job | None]:
 
 
 def _unnumbered_jobs(names: set[str]) -> dict[str, squeue.Job]:
-    """Any job of each array whose submission was interrupted before its id could be noted."""
+    """A job of each array whose submission was interrupted before its id could be noted: one that is not over, if there is one.
+
+    Raises:
+        UserError: when the queue can't be asked.
+    """
     if not names:
         return {}
     ids = dict(line.split() for line in _ask("squeue", "-h", f"--name={','.join(names)}", "-o", "%j %F").splitlines())
-    jobs = squeue.ask(ids.values()).jobs
-    return {name: job for name, number in ids.items() for job in jobs.values() if job.name.partition("_")[0] == number}
+    queue = squeue.ask(ids.values())
+    if queue.problem is not None:
+        raise UserError(f"launcher=slurm: {queue.problem}")
+    jobs = sorted(queue.jobs.values(), key=lambda job: not job.is_over)  # the last of an array's counts
+    return {name: job for name, number in ids.items() for job in jobs if job.name.partition("_")[0] == number}
 
 
 def _wait(folders: Sequence[Path]) -> None:

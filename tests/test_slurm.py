@@ -21,7 +21,8 @@ from bitnet.job import Task, python
 from bitnet.overrides import readable_overrides
 from bitnet.records import RunRecord
 
-# Answers as sbatch, squeue, scontrol and srun: jobs.json has [id, name, tasks or null, state]; calls.txt what was asked for.
+# Answers as sbatch, squeue, scontrol and srun: jobs.json has [id, name, tasks or null, state] and, where the last task's state
+# is another one, that; calls.txt what was asked for.
 STAND_IN = """#!{python} -S
 import json, os, re, sys
 place, name, arguments = {place!r}, os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -40,9 +41,13 @@ if name == "sbatch":
 elif name == "squeue" and "-o" in arguments:
     names = [a for a in arguments if a.startswith("--name=")][0][7:].split(",")
     print(*(f"{{j[1]}} {{j[0]}}" for j in jobs if j[1] in names), sep="\\n")
+elif name == "squeue" and os.path.exists(place + "/silent"):
+    sys.exit("slurm_load_jobs error: Unable to contact slurm controller")
 elif name == "squeue":
-    for number, _, tasks, state in jobs:
+    for number, _, tasks, state, *last in jobs:
         for task in [None] if tasks is None else range(tasks):
+            if last and task == tasks - 1:
+                state = last[0]
             print(number if task is None else f"{{number}}_{{task}}", number, state, 0, "Priority")
 elif name == "scontrol" and arguments == ["show", "config"]:
     print("MaxArraySize            = 2")
@@ -68,6 +73,10 @@ class Cluster:
 
     def end(self, state: str = "COMPLETED") -> None:
         (self.place / "jobs.json").write_text(json.dumps([[*job[:3], state] for job in self.jobs()]))
+
+    def end_last(self, state: str) -> None:
+        """The last task of each array alone."""
+        (self.place / "jobs.json").write_text(json.dumps([[*job[:4], state] for job in self.jobs()]))
 
     def script(self, number: int) -> str:
         return (self.place / f"script-{number}").read_text()
@@ -136,13 +145,36 @@ def test_a_run_in_the_queue_is_not_submitted_twice_and_one_whose_job_is_gone_is(
     assert len(cluster.jobs()) == 2 and jobs_of(folders) == ["2_0", "2_1"]
 
 
-def test_jobs_whose_numbers_were_never_noted_are_found_by_name(cluster, tmp_path):
-    """The launching process died right after sbatch had taken the array."""
-    folders = queued(tmp_path, 2)
-    submit(folders)
+def lose_the_numbers(folders: list[Path]) -> None:
+    """As if the launching process had died right after sbatch took the array."""
     for folder in folders:
         RunRecord(folder).update(slurm=RunRecord(folder).read()["slurm"] | {"job": None})
+
+
+def test_jobs_whose_numbers_were_never_noted_are_found_by_name(cluster, tmp_path):
+    folders = queued(tmp_path, 2)
     submit(folders)
+    lose_the_numbers(folders)
+    submit(folders)
+    assert len(cluster.jobs()) == 1
+
+
+def test_an_array_whose_last_task_is_over_already_is_found_by_name_too(cluster, tmp_path):
+    folders = queued(tmp_path, 2)
+    submit(folders)
+    lose_the_numbers(folders)
+    cluster.end_last("COMPLETED")
+    submit(folders)
+    assert len(cluster.jobs()) == 1
+
+
+def test_nothing_is_submitted_while_the_queue_does_not_say_whether_an_array_is_there(cluster, tmp_path):
+    folders = queued(tmp_path, 2)
+    submit(folders)
+    lose_the_numbers(folders)
+    (cluster.place / "silent").touch()
+    with pytest.raises(UserError, match="Unable to contact slurm controller"):
+        submit(folders)
     assert len(cluster.jobs()) == 1
 
 
