@@ -39,13 +39,12 @@ def weight_decay(s: Subject) -> Found:
     return _held_against(s.trainer.wd, wd_by_hand(s.config), "{:.3g}")
 
 
-def first_update(s: Subject) -> Found:
-    """Under a lag of 1 the first update runs at the full peak, as the study's did."""
-    scale = _peak_scale(s.config)
-    by_hand = {1: s.config.lr.peak * scale if s.config.schedule_lag else s.trainer.lr(1), 2: s.trainer.lr(2)}
-    if s.config.schedule_lag:
-        by_hand[2] = s.trainer.lr(1)
-    return _held_against(s.trainer.applied_lr, {k: v for k, v in by_hand.items() if k <= s.config.steps}, "{:.4g}")
+def learning_rate_of_updates(s: Subject) -> Found:
+    """Each update runs at its own step's value; under a lag of 1 at that of the step before, the first at the full peak."""
+    c, lag = s.config, s.config.schedule_lag
+    first = {1: c.lr.peak * _peak_scale(c)} if lag else {}
+    rest = {step + lag: value for step, value in lr_by_hand(c).items() if step + lag <= c.steps}
+    return _held_against(s.trainer.applied_lr, first | rest, "{:.4g}")
 
 
 def _held_against(schedule: Callable[[int], float], by_hand: dict[int, float], form: str) -> Found:
@@ -267,7 +266,7 @@ def heldout_loss_is_plain(s: Subject) -> Found:
 OURS = (
     ("codes", "-1, 0 and 1", codes_are_ternary, ""),
     ("schedules", "learning rate", learning_rate, ""),
-    ("schedules", "learning rate of updates", first_update, ""),
+    ("schedules", "learning rate of updates", learning_rate_of_updates, ""),
     ("schedules", "weight decay", weight_decay, ""),
     ("gradients", "reach every parameter", gradient_everywhere, ""),
     ("gradients", "straight-through is the identity", straight_through_gradient, ""),

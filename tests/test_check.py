@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, normalizers
 from torch import nn
 from torch.optim import Adam, AdamW
 
-from bitnet import check, checkpoint, checks, data, model, optim, quant, training_checks
+from bitnet import check, checkpoint, checks, data, model, optim, quant, schedules, training_checks
 from bitnet.checks import STUDY, Subject, inspect
 from bitnet.config import load
 from bitnet.errors import UserError
@@ -151,6 +151,14 @@ def two_scales(monkeypatch, s):
         m.quantise_weight = lambda w: torch.cat([quant.ternary_weight(part) for part in w.chunk(2)])
 
 
+def a_schedule_of_other_values(monkeypatch, s):
+    """Where the updates use what the schedule says, which is wrong."""
+    kind = s.config.lr.kind
+    formula = schedules.LR_SCHEDULES[kind]
+    monkeypatch.setitem(schedules.LR_SCHEDULES, kind, lambda step, **knobs: 0.5 * formula(step, **knobs))
+    s.trainer = s.fresh()
+
+
 def schedule(name, shift):
     def sabotage(monkeypatch, s):
         before = getattr(s.trainer, name)
@@ -268,6 +276,14 @@ def test_a_broken_run_fails(make, monkeypatch, name, sabotage):
     subject = make("optimizer.decay_scope=bitlinear") if sabotage is decay_beyond_its_scope else make()
     sabotage(monkeypatch, subject)
     assert inspect(CHECKS[name], subject).passed is False
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("sabotage", [a_schedule_of_other_values, schedule("applied_lr", 1), schedule("applied_lr", -1)])
+def test_updates_at_another_learning_rate_fail_with_and_without_a_lag(make, monkeypatch, sabotage, lag):
+    subject = make(f"schedule_lag={lag}")
+    sabotage(monkeypatch, subject)
+    assert inspect(CHECKS["learning rate of updates"], subject).passed is False
 
 
 def test_every_check_was_seen_to_fail():
