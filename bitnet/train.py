@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bitnet import server, usage
+from bitnet.called import called
 from bitnet.compose import choices
 from bitnet.config import load
 from bitnet.errors import UserError, in_one_line, is_of_disk
@@ -68,7 +69,7 @@ def _execute(folder: Path) -> float | None:
         objective = run.execute(folder)
         if alone:
             reason = RunRecord(folder).read().get("reason")
-            say(f"{folder}: {reason or 'done'}\ntables: python -m bitnet.report {shlex.quote(str(folder))}")
+            say(f"{folder}: {reason or 'done'}\ntables: {called('report')} {shlex.quote(str(folder))}")
         return objective
     except UserError:
         raise

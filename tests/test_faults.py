@@ -139,6 +139,14 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_half_done(who, number, bro
     assert len([p for p in folder.glob("outputs/.data/*") if p.is_dir()]) == 1
 
 
+def test_what_to_type_next_is_spelt_as_the_command_was(monkeypatch, capfd):
+    assert command() == 0
+    assert f"tables: bitnet-report {the_run().absolute()}" in capfd.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bitnet/train.py"])
+    assert command("seed=1") == 0
+    assert "tables: python -m bitnet.report " in capfd.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------- full disks
 def refuse(code: int) -> Callable[[], None]:
     def act() -> None:
