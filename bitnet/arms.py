@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,12 +107,10 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     """
     config = typed(master)
     arms = arms_of(loader, config, choices(master.hydra), params, arguments)
-    if config.sweep is not None and config.sweep.includes:
-        return _one_after_another(config.sweep)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     if config.sweep is not None:
-        declare(queued[0].folder.parent, {"sweep": config.sweep.model_dump(mode="json"), "scale": _name(config.scale)})
+        _declare(queued, config.sweep, config.scale)
     left = {"failed"} if config.launcher.retry == 0 else set()
     todo = [q for q in queued if not q.finished and RunRecord(q.folder).read().get("status") not in left]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
@@ -133,34 +129,11 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     return returned
 
 
-def _name(scale: ScaleConfig | None) -> str | None:
-    return None if scale is None else scale.name
-
-
-def included(sweep: SweepConfig) -> list[tuple[str, list[str]]]:
-    """The sweeps that a sweep is made of, and for each this process's command with its name instead."""
-    own = f"sweeps={sweep.name}"
-    return [(name, [f"sweeps={name}" if a == own else a for a in sys.orig_argv]) for name in sweep.includes]
-
-
-def _one_after_another(sweep: SweepConfig) -> None:
-    """Run the sweeps that a sweep is made of, each to its end.
-
-    Raises:
-        KeyboardInterrupt: when one of them was interrupted.
-        SystemExit: with code 1, at the end, when one of them had a failed run.
-    """
-    failed = []
-    for place, (name, command) in enumerate(included(sweep), 1):
-        say(f"[{place} of {len(sweep.includes)}] {name}")
-        code = subprocess.run(command).returncode
-        if code == 130:  # interrupted and saved
-            raise KeyboardInterrupt
-        if code != 0:
-            failed.append(name)
-    if failed:
-        say(f"{len(failed)} of {len(sweep.includes)} sweeps did not end well: {', '.join(failed)}; the same command goes on")
-        raise SystemExit(1)
+def _declare(queued: list[Queued], sweep: SweepConfig, scale: ScaleConfig | None) -> None:
+    """Write down what the sweep claims, with the seeds and the scale that it is really run with."""
+    seeds = sorted({int(RunRecord(q.folder).read()["seed"]) for q in queued})
+    said = sweep.model_dump(mode="json") | {"seeds": seeds}
+    declare(queued[0].folder.parent, {"sweep": said, "scale": None if scale is None else scale.name})
 
 
 def _is_final(run: Queued) -> bool:

@@ -138,14 +138,17 @@ def freeze(
                 record.clear()
                 known = {}
             if known.get("id") == run.run_id:
+                names = {"label": label, "arm": arm, "written": written or {}}
+                if any(known.get(k) != v for k, v in names.items()):  # as the sweep's file has it now
+                    record.update(**names)
                 if known.get("status") in FINAL:
                     return Queued(run.folder, True)
                 record.write_config(run.config.model_dump(mode="json"))
             else:
                 facts = _facts(run, label, arm, choices) | {"written": written or {}} | provenance
                 record.create(run.config.model_dump(mode="json"), facts)
-                if run.group is not None and not run.config.overwrite:
-                    return Queued(run.folder, _take_over(record, Path(run.config.out), run.run_id))
+            if run.group is not None and not run.config.overwrite:
+                return Queued(run.folder, _take_over(record, Path(run.config.out), run.run_id))
     except Busy:
         if run.config.overwrite:
             raise
@@ -172,6 +175,7 @@ def _facts(run: Resolved, label: str, arm: str | None, choices: dict[str, str]) 
         "seed": run.config.seed,
         "steps": run.config.steps,
         "sweep": run.group,
+        "scale": None if run.config.scale is None else run.config.scale.name,
         "published": [] if run.config.sweep is None else run.config.sweep.published,
         "overrides": run.overrides,
         "choices": choices,

@@ -14,7 +14,8 @@ RESULTS = 1
 
 # What can't change a result: where it is written, how it is shown, what it belongs to, and where its data came from
 # (the data's own hash stands in for that).
-_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher", "sweep", "scale", "tokenizer", "data"}
+_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher"}
+_NOT_IDENTITY |= {"sweep", "scale", "tokenizer", "data"}
 
 
 def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:

@@ -116,15 +116,13 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
     config = arms.typed(master)
     if config.sweep is not None and config.sweep.includes:
-        return _of_all([_expanded(hydra, _instead(written, name), multirun)[0] for name in config.sweep.includes]), True
+        from bitnet.several import instead
+
+        return _of_all([_expanded(hydra, instead(written, name), multirun)[0] for name in config.sweep.includes]), True
     composer = Composer(hydra.config_loader, master)
     listed = arms.arms_of(hydra.config_loader, config, choices(master.hydra), master.hydra.sweeper.params, typed)
     composed = [(arm, *composer.arm(arm.overrides)) for arm in listed]
     return [Asked(load(values), arm.overrides, options, arm.name) for arm, values, options in composed], True
-
-
-def _instead(written: list[str], name: str) -> list[str]:
-    return [f"sweeps={name}" if key_of(o) == "sweeps" else o for o in written]
 
 
 def _of_all(sweeps: list[list[Asked]]) -> list[Asked]:

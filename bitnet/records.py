@@ -130,7 +130,7 @@ def _git() -> dict[str, Any] | None:
 
 
 # What a run is called and belongs to in the sweep that its folder lies in; the rest is the run's own, wherever it lies.
-_OWN_FACTS = {"label", "arm", "sweep", "published", "overrides", "choices", "written", "created", "command"}
+_OWN_FACTS = {"label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "created", "command"}
 
 
 def declare(folder: Path, facts: Mapping[str, Any]) -> None:

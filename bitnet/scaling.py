@@ -20,6 +20,8 @@ def _scaled(scale: ScaleConfig, override: str) -> str:
     value = value.strip("'\"")
     if key == "model" and value in scale.sizes:
         return normalise(f"model={scale.sizes[value]}")
+    if key == "lr.reference_hidden_size" and scale.sizes.get(value, "").isdigit():  # a size is called after its width
+        return f"{key}={scale.sizes[value]}"
     if key in _LENGTHS and value.isdigit():
         return f"{key}={scale.length(int(value))}"
     return override

@@ -28,13 +28,13 @@ FLOORS = [
     {"run"},
     {"server", "checks"},
     {"worker", "pool", "job", "slurm", "cost", "training_checks"},
-    {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "forecast", "plan", "check", "plugins"},
+    {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "several", "forecast", "plan", "check", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
 ANALYSIS |= {"stats", "factors", "evidence", "verdicts", "collapse", "advice", "diagnose"}
 ANALYSIS |= {"judged", "wording", "figures", "plotted", "page"}
 GROUND = FLOORS[0] | FLOORS[1]
-KNOWS_HYDRA = {"train", "arms", "compose", "overrides", "prepare", "plan", "check", "plugins"}
+KNOWS_HYDRA = {"train", "arms", "several", "compose", "overrides", "prepare", "plan", "check", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "continuations", "weights"}
 KNOWS_TORCH |= {"loop", "run", "pool", "device", "worker", "cost", "checks", "training_checks"}
 

@@ -19,6 +19,10 @@ def test_an_arm_is_scaled_where_the_scale_speaks_of_it():
     assert scaled_arm(LAPTOP, ("model='1024'", "model=tiny")) == ("model='1024'", "model=tiny")
 
 
+def test_the_width_that_a_peak_is_scaled_from_is_scaled_too():
+    assert scaled_arm(LAPTOP, ("lr.reference_hidden_size=256",)) == ("lr.reference_hidden_size=64",)
+
+
 def test_what_is_typed_is_not_scaled():
     class Base:
         steps, eval_every = 10_000, 500
@@ -48,7 +52,7 @@ def test_a_scaled_sweep_keeps_the_names_of_its_file(records):
     assert train.main(["sweeps=phase5_scaling", "scale=ci", "steps=2", "seed=0", "launcher=serial"]) == 0
     runs = records("phase5_scaling")
     assert {r["written"]["model"]: r["choices"]["model"] for r in runs} == {
-        "256": "tiny", "512": "64", "768": "96", "1024": "128"
+        "256": "32", "512": "64", "768": "96", "1024": "128"
     }  # fmt: skip
     assert {r["steps"] for r in runs} == {2} and {r["arm"] for r in runs} == {"weight decay off in stage 2"}
 
@@ -74,6 +78,37 @@ def test_a_sweep_of_sweeps_runs_them_in_order_and_trains_a_shared_run_once(recor
     assert (taken["arm"], taken["sweep"]) == ("control", "phase4_label_smoothing")
     rows = [p.read_text() for p in tmp_path.glob(f"outputs/*/*-{shared}/metrics.csv")]
     assert len(rows) == 2 and rows[0] == rows[1]
+
+
+def include(tmp_path, *names: str) -> list[str]:
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    (tmp_path / "own" / "sweeps" / "both.yaml").write_text(
+        f"# @package _global_\nsweep: {{name: another, question: x, includes: [{', '.join(names)}]}}\nhydra: {{mode: MULTIRUN}}\n"
+    )
+    return ["--config-dir", "own", "sweeps=both", "scale=ci", "launcher=serial"]
+
+
+def test_a_mistake_in_a_later_sweep_is_said_before_the_first_starts(tmp_path, records, capfd):
+    arguments = [*include(tmp_path, "phase4_grad_clip", "p6_transition_branch"), "lr=faq"]
+    assert train.main(arguments) == 2
+    assert "sweeps=p6_transition_branch, which another includes: " in capfd.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_that_includes_itself_is_refused(tmp_path, records, capfd):
+    assert train.main(include(tmp_path, "phase4_grad_clip", "both")) == 2
+    assert "sweeps=both, which another includes: it is made of sweeps itself" in capfd.readouterr().err
+
+
+def test_a_renamed_arm_is_found_under_its_new_name(records, tmp_path):
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    file = tmp_path / "own" / "sweeps" / "mine.yaml"
+    text = "# @package _global_\nsweep: {name: mine, question: x, arms: {old: wd=paper}, seeds: [0]}\nhydra: {mode: MULTIRUN}\n"
+    for now in (text, text.replace("old", "new")):
+        file.write_text(now)
+        assert train.main(["--config-dir", "own", "sweeps=mine", "scale=ci", "launcher=serial"]) == 0
+    (run, _) = records("mine")
+    assert run["arm"] == "new" and len(run["sessions"]) == 1
 
 
 def test_what_a_sweep_claims_is_written_down_before_it_runs_and_kept_when_it_changes(records, tmp_path):

@@ -29,6 +29,11 @@ class ArmsSweeper(BasicSweeper):
     """Composes and validates every arm, freezes each into its run folder, then launches those that are not finished."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        from bitnet import arms
+        from bitnet import arms, several
 
-        return arms.sweep(self.hydra_context.config_loader, self.config, self.launcher, self.params, arguments)
+        loader = self.hydra_context.config_loader
+        named = arms.typed(self.config).sweep
+        if named is not None and named.includes:
+            several.validate(loader, self.config, named)
+            return several.one_after_another(named)
+        return arms.sweep(loader, self.config, self.launcher, self.params, arguments)

@@ -1,0 +1,83 @@
+"""A sweep that is made of other sweeps (`sweep.includes`): all are validated before the first starts, then run one by one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bitnet.arms import arms_of, typed
+from bitnet.compose import Composer, choices
+from bitnet.config import SweepConfig, load
+from bitnet.errors import UserError
+from bitnet.freeze import say
+from bitnet.overrides import explain, key_of
+
+INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
+
+
+def instead(arguments: Sequence[str], name: str) -> list[str]:
+    """A command line with another sweep's name."""
+    return [f"sweeps={name}" if key_of(a) == "sweeps" else a for a in arguments]
+
+
+def validate(loader: ConfigLoader, master: DictConfig, sweep: SweepConfig) -> None:
+    """Compose and validate every arm of every sweep that `sweep` is made of.
+
+    Raises:
+        UserError: naming the sweep that can't be run as asked.
+    """
+    asked, about_hydra = list(master.hydra.overrides.task), list(master.hydra.overrides.hydra)
+    if not any(key_of(o) == "sweeps" for o in asked):
+        raise UserError(f"sweep.includes={sweep.includes}: a sweep of sweeps is started by its file's name, sweeps=NAME")
+    for name in sweep.includes:
+        try:
+            own = loader.load_configuration("config", [*about_hydra, *instead(asked, name)], RunMode.MULTIRUN)
+            config = typed(own)
+            if config.sweep is not None and config.sweep.includes:
+                raise UserError("it is made of sweeps itself; name those instead")
+            composer = Composer(loader, own)
+            for arm in arms_of(loader, config, choices(own.hydra), own.hydra.sweeper.params or {}, instead(asked, name)):
+                load(composer.arm(arm.overrides)[0])
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"sweeps={name}, which {sweep.name} includes: {explain(error)}") from None
+
+
+def one_after_another(sweep: SweepConfig) -> None:
+    """Run the sweeps, each by this process's command with its name, to its end.
+
+    Raises:
+        KeyboardInterrupt: when one of them was interrupted, after it has saved.
+        SystemExit: with the code of a mistaken command at once; with 1, at the end, when one of them had a failed run.
+    """
+    failed = []
+    for place, name in enumerate(sweep.includes, 1):
+        say(f"[{place} of {len(sweep.includes)}] {name}")
+        code = _run(instead(sys.orig_argv, name))
+        if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+            raise KeyboardInterrupt
+        if code == MISTAKEN:
+            raise SystemExit(MISTAKEN)
+        if code != 0:
+            failed.append(name)
+    if failed:
+        say(f"{len(failed)} of {len(sweep.includes)} sweeps did not end well: {', '.join(failed)}; the same command goes on")
+        raise SystemExit(1)
+
+
+def _run(command: list[str]) -> int:
+    """A command's exit code. Asked to stop, it is passed on once and waited for: it saves before it ends."""
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
