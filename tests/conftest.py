@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
+
+# The models here are so small that threads wait for each other longer than they compute, ten times as long on a busy machine.
+# Read when torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hydra import compose, initialize_config_dir
