@@ -105,6 +105,8 @@ def judged(records: Records, directories: Sequence[Path]) -> list[Judged]:
             found.append(_sweep(name, folder, ids, records))
         else:
             found.append(_plain(f"sweep {name}", records.of(ids)))
+    twice = {e.name for i, e in enumerate(found) if e.name in {other.name for other in found[:i]}}
+    found = [replace(e, name=f"{e.name} in {e.folder}") if e.name in twice else e for e in found]
     free = records.runs[records.runs["sweeps"].map(len) == 0]
     for name, ids in (experiments.experiments(free) if len(free) else {}).items():
         found.append(_plain(name, records.of(ids)))

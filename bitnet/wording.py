@@ -183,11 +183,12 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
     sweeps = [e for e in experiments if e.verdicts]
     said = [f"{_many(len(verdicts), 'claim')} of {_many(len(sweeps), 'sweep')}: {counted_words(verdicts)}."]
     if waiting := sum(v.why.startswith(NOT_YET) for v in verdicts):
-        said.append(f"{waiting} of the inconclusive ones wait for runs that are not over.")
+        said.append(f"{waiting} of the inconclusive ones {'waits' if waiting == 1 else 'wait'} for runs that are not over.")
     for experiment in sweeps:
         if experiment.factors or len(sweeps) == 1:
             said += _of_one(experiment)
-    decided = [v.n for v in verdicts if v.word != "inconclusive"]
+    pairs = [(v, e.claims[v.claim]) for e in sweeps for v in e.verdicts if v.word != "inconclusive"]
+    decided = [v.n for v, claim in pairs if not isinstance(claim, Correlation)]
     if decided:
         few = "too few for a p-value under 0.05: intervals decide" if max(decided) < ENOUGH_SEEDS else "see each claim"
         ns = f"{min(decided)}" if min(decided) == max(decided) else f"{min(decided)} to {max(decided)}"

@@ -29,7 +29,7 @@ def drawn() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("kind", drawn())
+@pytest.mark.parametrize("kind", ["curves", "dots", "shares"])
 def test_text_in_a_figure_stays_text(kind):
     svg = drawn()[kind]
     root = ElementTree.fromstring(svg)
@@ -38,7 +38,7 @@ def test_text_in_a_figure_stays_text(kind):
     assert NASTY in "".join(root.itertext())
 
 
-@pytest.mark.parametrize("kind", drawn())
+@pytest.mark.parametrize("kind", ["curves", "dots", "shares"])
 def test_the_same_numbers_give_the_same_bytes_and_leave_no_trace(kind):
     before = dict(matplotlib.rcParams)
     assert drawn()[kind] == drawn()[kind]

@@ -118,6 +118,15 @@ def test_a_run_of_two_sweeps_has_in_each_the_arm_that_the_sweep_calls_it_by(tmp_
     assert [list(e.records.runs["arm"]) for e in read(tmp_path)] == [["control"], ["treated"]]
 
 
+def test_the_same_sweep_in_two_folders_is_two_experiments(tmp_path):
+    for out, apart in (("a", 1.0), ("b", 0.1)):
+        pair(tmp_path / out / "s", apart=apart, **({"steps": 20_000} if out == "b" else {}))
+        declare(tmp_path / out / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM | {"at": 10_000}}))
+    first, second = read(tmp_path)
+    assert first.name != second.name
+    assert [e.verdicts[0].word for e in (first, second)] == ["reproduced", "not reproduced"]
+
+
 def test_one_run_that_was_named_alone_does_not_judge_its_sweep(tmp_path):
     pair(tmp_path / "s")
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))

@@ -177,7 +177,7 @@ def test_an_investigation_that_is_not_over_is_a_page_too(tmp_path):
     (tmp_path / "s" / "broken").mkdir()
     (tmp_path / "s" / "broken" / "run.json").write_text("{")
     text = " ".join(_Page(report(tmp_path)).text.split())
-    assert "1 claim of 1 sweep: 1 inconclusive. 1 of the inconclusive ones wait" in text
+    assert "1 claim of 1 sweep: 1 inconclusive. 1 of the inconclusive ones waits" in text
     assert "Sweep s has decided none of its claims yet." in text
     assert "Of 8 runs, 0 done, 1 diverged, 1 failed, 6 not over." in text
 
