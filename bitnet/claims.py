@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bitnet.columns import COLUMNS
 from bitnet.errors import nearest
@@ -25,6 +25,13 @@ RUN_FACTS: dict[str, str] = {
     "recovery_step": "first evaluation from which on none is collapsed; empty where there is none",
     "collapsed_at_end": "1 when the last evaluation is collapsed, else 0",
     "diverged": "1 when the loss was not finite, else 0",
+}
+
+# Numbers of an evaluation that hold for any vocabulary and corpus, beside its columns; `evidence.py` computes them.
+DERIVED: dict[str, str] = {
+    "heldout_below_uniform": "ln V less the held-out loss, nats: 0 for a model that knows nothing",
+    "entropy_below_uniform": "ln V less the mean entropy of a prediction, nats: 0 for flat predictions",
+    "heldout_below_unigram": "the corpus's unigram entropy less the held-out loss, nats: above 0 only where context is used",
 }
 
 # From how many seeds on a p-value can fall under 0.05: the exact sign-flip test of n differences gives no less than 2 / 2^n.
@@ -61,7 +68,7 @@ def _moment(value: Any) -> Any:
 
 
 Column = Annotated[str, AfterValidator(_one_of(COLUMNS))]
-Metric = Annotated[str, AfterValidator(_one_of([*COLUMNS, *RUN_FACTS]))]
+Metric = Annotated[str, AfterValidator(_one_of([*COLUMNS, *DERIVED, *RUN_FACTS]))]
 Moment = Annotated[int | float | Literal["end", "boundary"], BeforeValidator(_moment)]
 # An arm by its name in the sweep file, or runs by what they chose: {arm: control, optimizer: adamw}. Where that leaves several
 # runs of a seed, their mean counts: a main effect, when both sides leave the same ones.
@@ -111,12 +118,19 @@ class Interaction(Numeric):
 
 
 class Bound(Numeric):
-    """The metric of one arm against a number: `at_most`, `at_least`, or `equal` (within the margin)."""
+    """The metric of one arm against a number: `at_most`, `at_least`, or `equal` (within the margin, which it alone needs)."""
 
     kind: Literal["bound"]
     arm: Selector
     expected: Literal["at_most", "at_least", "equal"]
     bound: Number
+    margin: Positive | None = None
+
+    @model_validator(mode="after")
+    def _equal_within_what(self) -> Bound:
+        if self.expected == "equal" and self.margin is None:
+            raise ValueError("expected=equal: it needs a margin, the smallest difference that matters")
+        return self
 
 
 class Change(Numeric):
@@ -132,7 +146,8 @@ class Change(Numeric):
 class Correlation(Claim):
     """Spearman's rank correlation of two columns over the evaluations of all runs that `arm` selects ({}: of all).
 
-    `expected` holds beyond `bound`: `higher` than it, or `lower`. Its interval resamples runs, not evaluations.
+    `expected` holds beyond `bound`: `higher` than it, or `lower`. Its interval resamples seeds: runs of one seed share initial
+    weights and order of data, and are alike.
     """
 
     kind: Literal["correlation"]

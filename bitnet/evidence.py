@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,28 @@ import numpy as np
 import pandas as pd
 
 from bitnet.boundary import boundary_step
-from bitnet.claims import RUN_FACTS, Bound, Change, Contrast, Correlation, Interaction, Selector
-from bitnet.columns import INTEGERS
+from bitnet.claims import DERIVED, RUN_FACTS, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.columns import HOW, INTEGERS
 from bitnet.errors import UserError, nearest
 from bitnet.published import value_at
 from bitnet.stats import Estimate, no_spread, one_sample, two_sample
 
-UNFINISHED = ("running", "queued", "missing")
-# Whole numbers, and shares of a whole number of evaluations: equal values over seeds are no sign that runs are copies.
+NOT_OVER = ("running", "queued", "missing")
+# Whole numbers, and shares of a whole number of evaluations or tokens: equal values over seeds are no sign that runs are copies.
 COUNTED = INTEGERS | {"onset_step", "collapsed_share", "duration_steps", "recovery_step", "collapsed_at_end", "diverged"}
+COUNTED |= {f"{how}_{share}" for how in HOW for share in ("distinct_1", "distinct_2", "seq_rep_4", "diversity")}
+COUNTED |= {"rep_16", "rep_32", "rep_128"}
+
+# Each of `claims.DERIVED` as a number of the run (of its data) less a column of the evaluation.
+DERIVED_FROM = {
+    "heldout_below_uniform": ("ln_vocab", "heldout_loss"),
+    "entropy_below_uniform": ("ln_vocab", "entropy_mean"),
+    "heldout_below_unigram": ("unigram_entropy", "heldout_loss"),
+}
+
+# What runs that are averaged or compared have in common unless their arms are about it: by column of the runs, what it is
+# called and the overrides that set it.
+ALIKE = {"steps": ("lengths", ("steps",)), "data_sha256": ("texts", ("data", "tokenizer"))}
 
 Seedwise = Contrast | Interaction | Bound | Change  # every claim that comes down to one number a seed
 
@@ -37,7 +50,7 @@ class Evaluations:
         self._rows = metrics.groupby("run", sort=False).indices if len(metrics) else {}
 
     def value(self, run: pd.Series, metric: str, at: int | float | str) -> float | None:
-        """`metric` of a run at a moment, None where it has none.
+        """`metric` (a column, or of `claims.DERIVED` or `claims.RUN_FACTS`) of a run at a moment, None where it has none.
 
         Only a finished run has an end, and numbers of its whole course; whether it diverged, one that diverged has too.
 
@@ -51,6 +64,10 @@ class Evaluations:
                 raise UserError(f"metric={metric}: numbers of whole runs were not computed here")
             known = run["status"] == "done" and run["id"] in self.facts.index
             return _finite(self.facts.at[run["id"], metric]) if known else None
+        if metric in DERIVED:
+            level, column = DERIVED_FROM[metric]
+            value = self.value(run, column, at)
+            return None if value is None else _finite(run[level] - value)
         if metric not in self.metrics:
             raise UserError(f"metric={metric}: this column was not read")
         rows = self._rows.get(run["id"], np.empty(0, dtype="int64"))
@@ -123,6 +140,39 @@ def _chosen(run: pd.Series, key: str) -> Any:
     return None if isinstance(value, dict) else value
 
 
+def varies(keys: Iterable[str], prefixes: Sequence[str]) -> bool:
+    """Whether one of these keys, as `data` or `data.paths`, is one of `prefixes` or stands below one."""
+    return any(key.split(".", 1)[0] in prefixes for key in keys)
+
+
+def _check_alike(chosen: Sequence[tuple[str, Selector, pd.DataFrame]]) -> None:
+    """Raise UserError when runs of one side, or of two, differ in length or data without their arms, or a selector, saying so.
+
+    Args:
+        chosen: name, selector and runs of each side.
+    """
+    together = pd.concat([runs for _, _, runs in chosen])
+    for column, (what, keys) in ALIKE.items():
+        if column not in together or together[column].nunique() < 2:
+            continue
+        meant = [_names(selector, runs, keys) for _, selector, runs in chosen]
+        for (name, _, runs), named in zip(chosen, meant, strict=True):
+            if runs[column].nunique() > 1 and not named:
+                raise UserError(f"{name}: its runs are of different {what} ({_listed(runs[column])}); name one by {keys[0]}")
+        if not any(meant):
+            raise UserError(f"its sides are of different {what} ({_listed(together[column])}) and no arm is about that")
+
+
+def _names(selector: Selector, runs: pd.DataFrame, keys: Sequence[str]) -> bool:
+    """Whether a selector, or the sweep's file for each of the runs, sets one of `keys`."""
+    return (not isinstance(selector, str) and varies(selector, keys)) or all(varies(w, keys) for w in runs["written"])
+
+
+def _listed(values: pd.Series) -> str:
+    """`20, 4,000` of lengths; hashes by their beginning."""
+    return ", ".join(v[:10] if isinstance(v, str) else f"{v:,.0f}" for v in sorted(values.dropna().unique()))
+
+
 def _same(value: Any, wanted: Any) -> bool:
     """`model=256` names the option "256"; 0 is not false."""
     if isinstance(value, str) or isinstance(wanted, str):
@@ -160,7 +210,7 @@ def _side(name: str, sign: int, runs: pd.DataFrame, number: Callable[[pd.Series]
     for _, run in runs.iterrows():
         value = number(run)
         by_seed.setdefault(int(run["seed"]), {})[run["arm_id"]] = value
-        if value is None and run["status"] not in UNFINISHED:
+        if value is None and run["status"] not in NOT_OVER:
             silent.append(f"seed {int(run['seed'])} of {name} ({run['status']})")
     whole = {seed: list(found.values()) for seed, found in sorted(by_seed.items()) if len(found) == arms}
     values = {seed: sum(found) / arms for seed, found in whole.items() if None not in found}
@@ -171,7 +221,7 @@ def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Seq
     """The sides of a claim, the one it is about first.
 
     Raises:
-        UserError: a selector names no run, or two sides are the same runs.
+        UserError: a selector names no run, two sides are the same runs, or runs that no arm sets apart differ in length or data.
     """
     named = [("arm", claim.arm, 1)]
     if isinstance(claim, Contrast | Interaction):
@@ -179,6 +229,7 @@ def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Seq
     if isinstance(claim, Interaction):
         named += [("other_arm", claim.other_arm, -1), ("other_against", claim.other_against, 1)]
     chosen = [(name, sign, select(runs, selector, declared)) for name, selector, sign in named]
+    _check_alike([(name, selector, of) for (name, selector, _), (_, _, of) in zip(named, chosen, strict=True)])
     for (one, _, first), (other, _, second) in zip(chosen[::2], chosen[1::2], strict=False):
         if both := set(first.index) & set(second.index):
             raise UserError(f"{one} and {other}: both select run {min(both)}; a run can't stand on two sides")
@@ -269,14 +320,15 @@ def _absent(of: Sequence[Side], groups: Any, seeds: Sequence[int]) -> tuple[str,
 def points(
     claim: Correlation, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs that a correlation is over, and every evaluation of theirs: `run`, and both columns.
+    """The runs that a correlation is over, and every evaluation of theirs: `seed`, and both columns.
 
     Raises:
-        UserError: the selector names no run, or a column was not read.
+        UserError: the selector names no run, its runs differ in length or data, or a column was not read.
     """
     chosen = select(runs, claim.arm, declared)
+    _check_alike([("arm", claim.arm, chosen)])
     for column in (claim.metric, claim.other):
         if column not in found.metrics:
             raise UserError(f"metric={column}: this column was not read")
     rows = found.metrics[found.metrics["run"].isin(chosen.index)]
-    return chosen, rows[["run", *dict.fromkeys([claim.metric, claim.other])]]
+    return chosen, rows[list(dict.fromkeys([claim.metric, claim.other]))].assign(seed=rows["run"].map(chosen["seed"]))

@@ -17,11 +17,33 @@ from bitnet.stats import holm, one_sample
 Levels = Mapping[str, Sequence[object]]
 
 
+def inert(table: pd.DataFrame, response: str, factors: Levels, block: str = "seed") -> list[str]:
+    """Factors that have not acted yet: whatever their level, runs that are otherwise the same have the same response.
+
+    Weight decay of stage 2, until stage 2 begins. Such runs are one run under several names: as replicates they would make
+    every other effect look surer than it is.
+
+    Args:
+        table, factors: as for `anova`.
+    """
+    chosen, still, found = table.dropna(subset=[response]), list(factors), []
+    for factor in factors:
+        others, levels = [f for f in still if f != factor], chosen[factor].nunique()
+        same = chosen.groupby([block, *others], sort=False)
+        whole = same[factor].nunique() == levels
+        compared = whole.groupby(level=others).any().all() if others else whole.any()  # nowhere on trust
+        if levels > 1 and compared and (same[response].nunique() == 1).all():
+            still.remove(factor)
+            found.append(factor)
+    return found
+
+
 def anova(table: pd.DataFrame, response: str, factors: Levels, block: str = "seed", order: int | None = None) -> pd.DataFrame:
     """Main effects and interactions of `factors` on `response`: type II sums of squares, the seed as block.
 
     What the seed does alone is taken out as the block; what it does differently from cell to cell is the error, and so are
-    interactions of more than `order` factors.
+    interactions of more than `order` factors. A factor that is `inert` is left out, and of runs that differ in it alone one
+    is kept.
 
     Args:
         table: one row a run; rows without a response are left out.
@@ -31,10 +53,10 @@ def anova(table: pd.DataFrame, response: str, factors: Levels, block: str = "see
         a row an effect, then `block` and the residual: effect, df, sum_sq, share (of the total sum of squares), F, p,
         p_holm (over the effects). F and p are NaN where runs of different seeds agree to the last bit.
     Raises:
-        UserError: a cell of the design without a run (its interactions can't be told apart), no factor with two levels, or
-            as many effects as runs.
+        UserError: a cell of the design without a run (its interactions can't be told apart), no factor with two levels, none
+            that has acted, or as many effects as runs.
     """
-    chosen = _design(table, response, factors, block)
+    chosen, factors = _design(table, response, factors, block)
     names = [f for f in factors if chosen[f].nunique() > 1]
     renamed = chosen.rename(columns={response: "y", block: "b"} | {f: f"f{i}" for i, f in enumerate(names)})
     terms = [
@@ -50,10 +72,16 @@ def anova(table: pd.DataFrame, response: str, factors: Levels, block: str = "see
     return _named(anova_lm(fitted, typ=2), terms, names, block, blocked, renamed["y"])
 
 
-def _design(table: pd.DataFrame, response: str, factors: Levels, block: str) -> pd.DataFrame:
+def _design(table: pd.DataFrame, response: str, factors: Levels, block: str) -> tuple[pd.DataFrame, Levels]:
+    """The runs that count and the factors that act in them."""
     chosen = table[[response, block, *factors]].dropna(subset=[response])
-    present = {f: [level for level in levels if (chosen[f] == level).any()] for f, levels in factors.items()}
     chosen = chosen[np.logical_and.reduce([chosen[f].isin(list(levels)) for f, levels in factors.items()])]
+    if alike := inert(chosen, response, factors, block):
+        factors = {f: levels for f, levels in factors.items() if f not in alike}
+        if not factors:
+            raise UserError(f"{response}: the same at every level of {', '.join(alike)}; no factor has acted")
+        chosen = chosen.drop_duplicates([block, *factors]).drop(columns=alike)
+    present = {f: [level for level in levels if (chosen[f] == level).any()] for f, levels in factors.items()}
     if all(len(levels) < 2 for levels in present.values()):
         raise UserError(f"{response}: no factor of {', '.join(factors)} has runs at two levels")
     cells = set(chosen[list(factors)].itertuples(index=False, name=None))
@@ -61,7 +89,7 @@ def _design(table: pd.DataFrame, response: str, factors: Levels, block: str) -> 
         if cell not in cells:
             text = ", ".join(f"{f}={level}" for f, level in zip(factors, cell, strict=True))
             raise UserError(f"{response}: no run with a value at {text}; a crossed design needs one in every cell")
-    return chosen
+    return chosen, factors
 
 
 def _named(squares: pd.DataFrame, terms: list, names: list[str], block: str, blocked: bool, y: pd.Series) -> pd.DataFrame:
@@ -87,7 +115,7 @@ def contrasts(table: pd.DataFrame, response: str, factors: Levels, block: str = 
 
     A main effect is the mean at the second level less that at the first, over all cells of the other factors; an
     interaction is how much one factor's effect changes from the first level of the other to its second. Seeds that lack a
-    cell are left out: a mean over other cells is another quantity.
+    cell are left out: a mean over other cells is another quantity. Factors that are `inert` are left out.
 
     Args:
         factors: levels by column; the first level is the reference. Factors of more levels are averaged over.
@@ -97,7 +125,7 @@ def contrasts(table: pd.DataFrame, response: str, factors: Levels, block: str = 
     Raises:
         UserError: as `anova`.
     """
-    chosen = _design(table, response, factors, block)
+    chosen, factors = _design(table, response, factors, block)
     present = {f: [level for level in levels if (chosen[f] == level).any()] for f, levels in factors.items()}
     cells = chosen.groupby([block, *factors], sort=True)[response].mean().unstack(block)
     cells = cells.loc[:, cells.notna().all() & (len(cells) == math.prod(map(len, present.values())))]

@@ -22,7 +22,7 @@ import pandas as pd
 from bitnet import collapse, experiments, figures, plotted, printed, tables, wording
 from bitnet.claims import Bound
 from bitnet.columns import HOW, TEXT_NUMBERS
-from bitnet.evidence import UNFINISHED
+from bitnet.evidence import NOT_OVER
 from bitnet.judged import MOMENTS, Effects, Judged, arm_names
 from bitnet.layout import Section
 from bitnet.printed import MISSING, number
@@ -139,7 +139,7 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
     values: dict[str, Any] = {"where": MOMENTS[found.moment], "seeds": found.seeds, "lost": lost, "problem": found.problem}
     values |= {"sentence": "", "shares": "", "contrasts": "", "rows": []}
     if found.table is None or found.contrasts is None:
-        waits = found.lost and set(found.lost) <= set(UNFINISHED)
+        waits = found.lost and set(found.lost) <= set(NOT_OVER)
         return values | {"problem": f"Not yet: {lost}." if waits else f"{found.problem}."}
     per_seed = [
         figures.Row(c.effect, list(c.per_seed.values()), c.mean, None if np.isnan(c.low) else (c.low, c.high))

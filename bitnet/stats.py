@@ -59,15 +59,15 @@ class Estimate:
         below = scipy_stats.t.cdf((self.mean - margin) / self.se, self.df)
         return float(max(above, below))
 
-    def detectable(self) -> float | None:
-        """The smallest effect that a two-sided t test at 5 % finds with 80 % power, given this spread and these seeds."""
-        return None if self.se is None else self.se * _noncentrality(self.df)
+    def detectable(self, alpha: float = ALPHA) -> float | None:
+        """The smallest effect that a two-sided t test at `alpha` finds with 80 % power, given this spread and these seeds."""
+        return None if self.se is None else self.se * _noncentrality(self.df, alpha)
 
 
 @functools.lru_cache
-def _noncentrality(df: float) -> float:
-    """The shift at which a noncentral t exceeds the 5 % critical value in 80 % of cases; the other tail adds under 1e-6."""
-    critical = scipy_stats.t.ppf(1 - ALPHA / 2, df)
+def _noncentrality(df: float, alpha: float) -> float:
+    """The shift at which a noncentral t exceeds the critical value in 80 % of cases; the other tail adds under 1e-6."""
+    critical = scipy_stats.t.ppf(1 - alpha / 2, df)
     # scipy's noncentral t is NaN at shifts much beyond this bracket
     return float(optimize.brentq(lambda shift: scipy_stats.nct.sf(critical, df, shift) - POWER, 0.5, 1.5 * critical + 4))
 
@@ -145,20 +145,27 @@ def fisher(lost_a: int, kept_a: int, lost_b: int, kept_b: int) -> float:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rho over points that come in clusters, with a percentile bootstrap interval that resamples clusters.
+    """Spearman's rho over points that come in clusters.
 
-    clusters, points: how many. rho: None where one side has no spread. low, high: None where there is no interval.
+    clusters, points: how many. rho: None where one side has no spread. draws: rho of bootstrap samples of whole clusters;
+    empty where there is no interval.
     """
 
     clusters: int
     points: int
     rho: float | None
-    low: float | None
-    high: float | None
+    draws: Sequence[float] = ()
+
+    def interval(self, confidence: float = 1 - ALPHA) -> tuple[float, float] | None:
+        """The percentile bootstrap interval of rho, None where there is none."""
+        if not len(self.draws):
+            return None
+        low, high = np.quantile(self.draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return float(low), float(high)
 
 
-def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, resamples: int = 999) -> Correlation:
-    """Rank correlation of x and y; points of one cluster (the evaluations of a run) are drawn together or not at all.
+def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, resamples: int = 1999) -> Correlation:
+    """Rank correlation of x and y; points of one cluster (all evaluations of a seed) are drawn together or not at all.
 
     Points without both values are left out. The draws are the same at every call.
     """
@@ -168,7 +175,7 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, resamples: int = 9
     members = [np.flatnonzero(c == name) for name in dict.fromkeys(c.tolist())]
     rho = _rank_correlation(a, b)
     if rho is None or len(members) < 2:
-        return Correlation(len(members), len(a), rho, None, None)
+        return Correlation(len(members), len(a), rho)
     generator = np.random.default_rng(0)
     drawn = []
     for picks in generator.integers(len(members), size=(resamples, len(members))):
@@ -176,9 +183,8 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, resamples: int = 9
         drawn.append(_rank_correlation(a[rows], b[rows]))
     known = [r for r in drawn if r is not None]
     if len(known) < resamples / 2:  # mostly draws without spread: what is left is no sample of anything
-        return Correlation(len(members), len(a), rho, None, None)
-    low, high = np.quantile(known, [ALPHA / 2, 1 - ALPHA / 2])
-    return Correlation(len(members), len(a), rho, float(low), float(high))
+        return Correlation(len(members), len(a), rho)
+    return Correlation(len(members), len(a), rho, known)
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:

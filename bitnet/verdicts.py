@@ -1,29 +1,29 @@
 """What runs say to what their sweep claimed: a row a claim, with one of four words and the numbers behind it.
 
 A claim comes down to one number a seed (`evidence.py`); let its sign be such that the claim expects it above 0. By the
-number of seeds, one is an anecdote and two are a direction: inconclusive. From three on,
+number of seeds, one is an anecdote and two are a direction: inconclusive. From three on it is judged by the t interval at
+1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni): the chance that a sweep says anything false
+stays below 5 %, whatever the number of its claims and of its seeds.
 
-- `lower`, `higher`, `at_most`, `at_least` are **reproduced** when the 95 % t interval lies above 0 and, but for bounds, the
-  mean is no smaller than the margin. They are **not reproduced** when the interval ends below the margin (for bounds, below
-  0): the opposite, no effect, and an effect too small to matter are all excluded by it.
-- `equal` is reproduced by two one-sided tests within the margin, and not reproduced when the 95 % interval lies wholly
-  outside it.
-- From six seeds on, what is reproduced must also survive as many tests as the sweep declares claims: its exact p, after
-  Holm, is below 0.05. Where so many claims put that out of reach of an exact test of so few seeds (2 x 2/64 at six seeds
-  and two claims), the t interval is asked instead, at 1 - 0.05 / claims: more seeds never make a conclusion harder to
-  reach for want of a finer p.
+- `lower`, `higher`, `at_most`, `at_least` are **reproduced** when that interval lies above 0 and, but for bounds, the
+  mean is no smaller than the margin. They are **not reproduced** when it ends below the margin (for bounds, below 0): the
+  opposite, no effect, and an effect too small to matter are all excluded by it.
+- `equal` is reproduced by two one-sided tests within the margin, each at 0.05 / claims, and not reproduced when the
+  interval lies wholly outside the margin.
+- The plain 95 % interval, the exact p and that p after Holm are printed beside the word, and do not decide it: the least p
+  of six seeds is 2/64, so that to ask for a p would make the sixth seed harder to pass than the fifth.
 - Runs without a spread over their seeds are copies until shown otherwise: inconclusive, with an alarm. Counts may be equal;
   they are judged by their value, with the same alarm.
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
   are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
   by the outcome. Only a seed that was never run is left out.
-- A correlation over the evaluations of several runs is judged by its bootstrap interval over runs, from six runs on: the
-  percentiles of fewer are too narrow.
+- A correlation over the evaluations of several runs is judged by its bootstrap interval over seeds, at the same level and
+  from six seeds on: runs of a seed share weights and data, and the percentiles of fewer seeds are too narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -32,9 +32,9 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from bitnet import stats
-from bitnet.claims import ENOUGH_SEEDS, AnyClaim, Bound, Correlation, allows
+from bitnet.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, allows
 from bitnet.errors import UserError, nearest
-from bitnet.evidence import UNFINISHED, Evaluations, Reduced, Seedwise, Side, points, reduce, sides
+from bitnet.evidence import DERIVED_FROM, NOT_OVER, Evaluations, Reduced, Seedwise, Side, points, reduce, sides
 
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
@@ -45,12 +45,12 @@ _LOWER = ("lower", "at_most")
 class Verdict:
     """A claim, judged.
 
-    claim, says, published, margin: as declared (margin None for a correlation). word, why: the verdict and its reason in a
-    sentence. n: seeds with a number, of the smaller side where seeds do not pair; runs for a correlation.
+    claim, says, published, margin: as declared (margin None where there is none). word, why: the verdict and its reason in a
+    sentence. n: seeds with a number, of the smaller side where seeds do not pair.
     numbers: seed to number; empty where seeds do not pair, and for a correlation. sides: each side's value by seed.
-    mean, low, high: of the numbers, with the 95 % interval; of a correlation, rho. None below 3 seeds, and without spread.
+    mean, low, high: of the numbers, with the plain 95 % interval; of a correlation, rho. None below 3 seeds, and without spread.
     test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); Holm over the sweep's claims.
-    detectable: the smallest effect that so many seeds, spread so, would have shown in 80 % of cases.
+    detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases.
     runs, diverged, failed: how many on each side; fisher_p: that as many are lost on both.
     """
 
@@ -91,11 +91,9 @@ def judge(
     """
     claims = parse(sweep)
     found, declared, seeds = Evaluations(metrics, facts), list(sweep.get("arms") or {}), list(sweep.get("seeds") or [])
-    drafts = [_draft(name, claim, runs, found, declared, seeds) for name, claim in claims.items()]
-    adjusted = stats.holm([d.verdict.p for d in drafts])
-    judged = {
-        d.verdict.claim: replace(d.judged(p, len(claims)), p_holm=p) for d, p in zip(drafts, adjusted, strict=True)
-    }
+    verdicts = [_verdict(name, claim, runs, found, declared, seeds, len(claims)) for name, claim in claims.items()]
+    adjusted = stats.holm([v.p for v in verdicts])
+    judged = {v.claim: replace(v, p_holm=p) for v, p in zip(verdicts, adjusted, strict=True)}
     return [_explained(verdict, claims[name].explained_by, judged) for name, verdict in judged.items()]
 
 
@@ -113,79 +111,65 @@ def parse(sweep: Mapping[str, Any]) -> dict[str, AnyClaim]:
 
 
 def columns(claims: Mapping[str, AnyClaim]) -> list[str]:
-    """What claims name as metrics: columns of evaluations, and numbers of whole runs."""
+    """What the metrics of claims need: columns of evaluations, and numbers of whole runs."""
     named = [m for c in claims.values() for m in (c.metric, *([c.other] if isinstance(c, Correlation) else []))]
-    return list(dict.fromkeys(named))
+    return list(dict.fromkeys(DERIVED_FROM[m][1] if m in DERIVED else m for m in named))
 
 
-# --------------------------------------------------------------------------------------------------------------- drafts
-@dataclass(frozen=True)
-class _Draft:
-    """A verdict but for its word: `judged` takes the adjusted p and the number of claims."""
-
-    verdict: Verdict
-    judged: Callable[[float | None, int], Verdict]
-
-
-def _settled(verdict: Verdict) -> _Draft:
-    return _Draft(verdict, lambda p, claims: verdict)
-
-
-def _draft(
-    name: str, claim: AnyClaim, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str], seeds: Sequence[int]
-) -> _Draft:
+# -------------------------------------------------------------------------------------------------------------- one claim
+def _verdict(
+    name: str,
+    claim: AnyClaim,
+    runs: pd.DataFrame,
+    found: Evaluations,
+    declared: Sequence[str],
+    seeds: Sequence[int],
+    claims: int,
+) -> Verdict:
+    """A claim by itself, beside so many `claims`."""
     margin = None if isinstance(claim, Correlation) else claim.margin
     blank = Verdict(name, claim.says, "inconclusive", "", margin=margin, published=claim.published)
     try:
         if isinstance(claim, Correlation):
-            return _settled(_correlated(blank, claim, *points(claim, runs, found, declared)))
+            return _correlated(blank, claim, *points(claim, runs, found, declared), claims)
         of = sides(claim, runs, found, declared)
-        return _seedwise(blank, claim, of, reduce(claim, of, seeds))
+        return _seedwise(blank, claim, of, reduce(claim, of, seeds), claims)
     except UserError as error:
-        return _settled(replace(blank, why=str(error)))
+        return replace(blank, why=str(error))
 
 
-def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Reduced) -> _Draft:
-    verdict = _with_counts(blank, of)
+def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Reduced, claims: int) -> Verdict:
     alarms = [f"no spread over seeds in {', '.join(reduced.flat)}: are these different runs?"] if reduced.flat else []
     averaged = [f"{side.name} averages {side.arms} runs of each seed" for side in of if side.arms > 1]
     if len({side.arms for side in of}) > 1:
         averaged.append("the sides average different numbers of runs: their difference is no factor's effect")
     verdict = replace(
-        verdict,
+        _with_counts(blank, of),
         sides={side.name: side.values for side in of},
         numbers=reduced.numbers,
         warnings=(*alarms, *averaged, *reduced.absent, *_lost(of)),
     )
     estimate = reduced.estimate
     if estimate is not None:
-        low, high = (estimate.interval() if estimate.n > 2 else None) or (None, None)
-        equal = claim.expected == "equal"
-        p = None if estimate.n < 3 else estimate.tost(claim.margin) if equal else estimate.p
-        verdict = replace(
-            verdict, n=estimate.n, mean=estimate.mean, low=low, high=high, detectable=estimate.detectable(), p=p
-        )
-        verdict = replace(verdict, test=None if p is None else "TOST" if equal else estimate.test)
+        verdict = _with_estimate(verdict, claim, estimate, claims)
     if (blocked := _blocked(of, reduced)) is not None:
-        return _settled(replace(verdict, why=blocked, p=None, test=None))
+        return replace(verdict, why=blocked, p=None, test=None)
     assert estimate is not None  # `_blocked` says where there is none
-
-    def judged(p_holm: float | None, claims: int) -> Verdict:
-        least = 0.0 if isinstance(claim, Bound) else claim.margin
-        word, why = decide(estimate, claim.expected, claim.margin, least, p_holm, claims, ties=reduced.ties)
-        return replace(verdict, word=word, why=why, warnings=(*_gate(estimate, word, p_holm, claims), *verdict.warnings))
-
-    return _Draft(verdict, judged)
+    least = 0.0 if isinstance(claim, Bound) else claim.margin or 0.0
+    word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, ties=reduced.ties)
+    few = (f"n={estimate.n}: {allows(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
+    return replace(verdict, word=word, why=why, warnings=(*few, *verdict.warnings))
 
 
-def _gate(estimate: stats.Estimate, word: Word, p_holm: float | None, claims: int) -> tuple[str, ...]:
-    """What a reader must know of so few seeds."""
-    if estimate.n < ENOUGH_SEEDS:
-        return (f"n={estimate.n}: {allows(estimate.n)}",)
-    if word != "reproduced" or estimate.se is None or (p_holm is not None and p_holm < stats.ALPHA):
-        return ()
-    level = 100 * (1 - stats.ALPHA / claims)
-    return (f"an exact p of n={estimate.n} can't fall under 0.05 beside {claims} claims: the {level:.4g} % interval decided",)
+def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
+    if estimate.n < 3:
+        return replace(verdict, n=estimate.n, mean=estimate.mean)
+    low, high = estimate.interval() or (None, None)
+    equal = claim.expected == "equal"
+    p = estimate.tost(claim.margin or 0.0) if equal else estimate.p
+    test = None if p is None else "TOST" if equal else estimate.test
+    seen = estimate.detectable(stats.ALPHA / claims)
+    return replace(verdict, n=estimate.n, mean=estimate.mean, low=low, high=high, detectable=seen, p=p, test=test)
 
 
 def _with_counts(blank: Verdict, of: Sequence[Side]) -> Verdict:
@@ -214,7 +198,7 @@ def _blocked(of: Sequence[Side], reduced: Reduced) -> str | None:
     """Why nothing can be concluded whatever the numbers are, None where they may speak."""
     runs = pd.concat([side.runs for side in of])
     runs = runs[~runs.index.duplicated()]
-    if over := int(runs["status"].isin(UNFINISHED).sum()):
+    if over := int(runs["status"].isin(NOT_OVER).sum()):
         return f"not yet: {len(runs) - over} of {len(runs)} runs done"
     if silent := [text for side in of for text in side.silent]:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
@@ -228,44 +212,45 @@ def _blocked(of: Sequence[Side], reduced: Reduced) -> str | None:
 
 # ---------------------------------------------------------------------------------------------------------------- words
 def decide(
-    estimate: stats.Estimate,
-    expected: str,
-    margin: float,
-    least: float,
-    p_holm: float | None,
-    claims: int = 1,
-    *,
-    ties: bool = False,
+    estimate: stats.Estimate, expected: str, margin: float, least: float, claims: int = 1, *, ties: bool = False
 ) -> tuple[Word, str]:
     """The word for an estimate and its reason, by the rules at the top of this file.
 
     Args:
         expected: `lower`, `higher`, `at_most`, `at_least` or `equal`.
         margin: for `equal`; least: the smallest mean that counts for the others, in size (0 for bounds).
-        p_holm: the estimate's p, adjusted; claims: for how many.
+        claims: how many are judged beside each other.
         ties: whether an estimate without spread is judged by its value (counts) or not at all.
     """
     if estimate.n < 3:
         return "inconclusive", f"{estimate.n} seed{'s' * (estimate.n > 1)}: {allows(estimate.n)}"
-    interval = estimate.interval()
-    if interval is None:
+    alpha = stats.ALPHA / claims
+    plain, interval = estimate.interval(), estimate.interval(1 - alpha)
+    if plain is None or interval is None:
         if not ties:
             return "inconclusive", "the same number to the last bit from every seed"
         holds = abs(estimate.mean) <= margin if expected == "equal" else _signed(estimate.mean, expected) >= least
         return "reproduced" if holds else "not reproduced", f"every seed gives {_text(estimate.mean)}"
-    span = f"mean {_text(estimate.mean)}, 95 % interval {_text(interval[0])} to {_text(interval[1])}"
-    word, why = (_equal if expected == "equal" else _directed)(estimate, interval, expected, margin, least)
-    if word == "reproduced" and not _survives(estimate, expected, p_holm, claims):
-        p = estimate.tost(margin) if expected == "equal" else estimate.p
-        beside = f" ({_text(p_holm)} after Holm, over {claims} claims)" if p_holm is not None and claims > 1 else ""
-        word, why = "inconclusive", f"p={_text(p or 0.0)}{beside} does not exclude chance at 5 %"
-    if word == "inconclusive" and (seen := estimate.detectable()) is not None:
+    if expected == "equal":
+        word, why = _equal(estimate, interval, margin, alpha)
+    else:
+        word, why = _directed(estimate, interval, expected, least)
+    if word == "inconclusive" and (seen := estimate.detectable(alpha)) is not None:
         why += f"; so many seeds would have shown an effect of {_text(seen)}, with 80 % power"
-    return word, f"{span}: {why}"
+    return word, f"mean {_text(estimate.mean)}, {_spans(plain, interval, claims)}: {why}"
+
+
+def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: int) -> str:
+    """`95 % interval 1 to 3`, and beside other claims the wider one that decides."""
+    text = f"95 % interval {_text(plain[0])} to {_text(plain[1])}"
+    if claims == 1:
+        return text
+    wide = f"{100 * (1 - stats.ALPHA / claims):.4g} % interval {_text(interval[0])} to {_text(interval[1])}"
+    return f"{text}, {wide} (which decides beside {claims} claims)"
 
 
 def _directed(
-    estimate: stats.Estimate, interval: tuple[float, float], expected: str, margin: float, least: float
+    estimate: stats.Estimate, interval: tuple[float, float], expected: str, least: float
 ) -> tuple[Word, str]:
     mean = _signed(estimate.mean, expected)
     low, high = sorted(_signed(x, expected) for x in interval)
@@ -281,24 +266,14 @@ def _directed(
 
 
 def _equal(
-    estimate: stats.Estimate, interval: tuple[float, float], expected: str, margin: float, least: float
+    estimate: stats.Estimate, interval: tuple[float, float], margin: float, alpha: float
 ) -> tuple[Word, str]:
     p = estimate.tost(margin)
-    if p is not None and p < stats.ALPHA:
+    if p is not None and p < alpha:
         return "reproduced", f"a difference of {_text(margin)} or more is excluded"
     if interval[0] > margin or interval[1] < -margin:
         return "not reproduced", f"the difference is larger than {_text(margin)}"
     return "inconclusive", f"the interval leaves open whether the difference is within {_text(margin)}"
-
-
-def _survives(estimate: stats.Estimate, expected: str, p_holm: float | None, claims: int) -> bool:
-    """Whether a conclusion stands beside the sweep's other claims; below six seeds the interval alone has to do."""
-    if estimate.n < ENOUGH_SEEDS or (p_holm is not None and p_holm < stats.ALPHA):
-        return True
-    if expected == "equal" or estimate.p is None or estimate.p >= stats.ALPHA or claims * estimate.p_least < stats.ALPHA:
-        return False
-    wide = estimate.interval(1 - stats.ALPHA / claims)
-    return wide is not None and not wide[0] <= 0 <= wide[1]
 
 
 def _signed(x: float, expected: str) -> float:
@@ -310,32 +285,34 @@ def _text(x: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------- correlations, explanations
-def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd.DataFrame) -> Verdict:
-    found = stats.spearman(rows[claim.metric].to_numpy(), rows[claim.other].to_numpy(), rows["run"].to_numpy())
+def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd.DataFrame, claims: int) -> Verdict:
+    found = stats.spearman(rows[claim.metric].to_numpy(), rows[claim.other].to_numpy(), rows["seed"].to_numpy())
+    plain, interval = found.interval(), found.interval(1 - stats.ALPHA / claims)
+    low, high = plain if plain is not None and found.clusters > 2 else (None, None)
     counts = {what: {"arm": int((runs["status"] == what).sum())} for what in ("diverged", "failed")}
     lost = sum(n["arm"] for n in counts.values())
     verdict = replace(
         blank,
         n=found.clusters,
         mean=found.rho,
-        low=found.low if found.clusters > 2 else None,
-        high=found.high if found.clusters > 2 else None,
+        low=low,
+        high=high,
         runs={"arm": len(runs)},
         warnings=(f"{lost} of {len(runs)} runs diverged or failed; their evaluations until then count",) if lost else (),
         **counts,
     )
-    if over := int(runs["status"].isin(UNFINISHED).sum()):
+    if over := int(runs["status"].isin(NOT_OVER).sum()):
         return replace(verdict, why=f"not yet: {len(runs) - over} of {len(runs)} runs done")
     if found.rho is None:
         return replace(verdict, why=f"{claim.metric} or {claim.other} is the same in every evaluation, or missing")
-    if found.low is None or found.clusters < ENOUGH_SEEDS:
-        few = f"{found.clusters} run{'s' * (found.clusters != 1)}: too few to resample; {ENOUGH_SEEDS} are needed"
+    if plain is None or interval is None or found.clusters < ENOUGH_SEEDS:
+        few = f"{found.clusters} seed{'s' * (found.clusters != 1)}: too few to resample; {ENOUGH_SEEDS} are needed"
         return replace(verdict, why=few)
-    beyond, short = found.low > claim.bound, found.high < claim.bound
+    beyond, short = interval[0] > claim.bound, interval[1] < claim.bound
     if claim.expected == "lower":
         beyond, short = short, beyond
-    span = f"rho {_text(found.rho)}, 95 % interval {_text(found.low)} to {_text(found.high)}"
-    over_points = f"over {found.points} evaluations of {found.clusters} runs, against {_text(claim.bound)}"
+    span = f"rho {_text(found.rho)}, {_spans(plain, interval, claims)}"
+    over_points = f"over {found.points} evaluations of {len(runs)} runs of {found.clusters} seeds, against {_text(claim.bound)}"
     word: Word = "reproduced" if beyond else "not reproduced" if short else "inconclusive"
     return replace(verdict, word=word, why=f"{span} {over_points}")
 

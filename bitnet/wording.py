@@ -13,7 +13,7 @@ import pandas as pd
 
 from bitnet.claims import ENOUGH_SEEDS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
 from bitnet.columns import OTHER_COLUMNS
-from bitnet.evidence import UNFINISHED
+from bitnet.evidence import NOT_OVER
 from bitnet.judged import MOMENTS, Effects, Judged
 from bitnet.layout import Section
 from bitnet.printed import MISSING
@@ -225,7 +225,7 @@ def shares_text(effects: Effects) -> str:
 
 def _runs(experiments: Sequence[Judged]) -> str:
     statuses = Counter(status for e in experiments for status in e.records.runs["status"])
-    total, left = sum(statuses.values()), sum(statuses[s] for s in UNFINISHED)
+    total, left = sum(statuses.values()), sum(statuses[s] for s in NOT_OVER)
     parts = [f"{statuses['done']} done", *(f"{statuses[s]} {s}" for s in ("diverged", "failed") if statuses[s])]
     return f"Of {_many(total, 'run')}, {', '.join([*parts, *([f'{left} not over'] if left else [])])}."
 

@@ -80,6 +80,36 @@ def test_a_seed_that_lacks_a_cell_is_left_out_of_contrasts():
     assert factors.anova(table, "loss", LEVELS)["p"].notna().sum() == 7
 
 
+def before_it_acts(seeds: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Nothing has an effect, and runs that differ in `wd` alone are the same run."""
+    table = design(seeds)
+    noise = table.groupby(["seed", "coupling", "quant"])["loss"].transform(lambda cell: generator.normal())
+    return table.assign(loss=noise + table["seed"])
+
+
+def test_a_factor_that_has_not_acted_yet_is_left_out_and_its_copies_count_once():
+    table = before_it_acts(4, np.random.default_rng(0))
+    assert factors.inert(table, "loss", LEVELS) == ["wd"]
+    once = table[table["wd"] == "paper"]
+    pd.testing.assert_frame_equal(factors.anova(table, "loss", LEVELS), factors.anova(once, "loss", LEVELS))
+    assert factors.anova(table, "loss", LEVELS).set_index("effect")["df"]["residual"] == 3 * 3
+    assert factors.contrasts(table, "loss", LEVELS)["effect"].str.contains("wd").sum() == 0
+    lost = table[(table["quant"] == "b158") | (table["wd"] != "wd01")]
+    assert factors.inert(lost, "loss", LEVELS) == [], "wd01 was compared under b158 alone"
+    table.loc[0, "loss"] += 1e-6  # one run that differs in the least: it has acted
+    assert factors.inert(table, "loss", LEVELS) == []
+    with pytest.raises(UserError, match="no factor has acted"):
+        factors.anova(design().assign(loss=1.0), "loss", LEVELS)
+
+
+def test_copies_do_not_make_an_effect_of_nothing_significant(monkeypatch):
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels collects at every adjustment
+    generator = np.random.default_rng(0)
+    found = [factors.anova(before_it_acts(3, generator), "loss", LEVELS, order=1) for _ in range(200)]
+    p = np.array([table.set_index("effect")["p"]["coupling"] for table in found])
+    assert (p < 0.05).mean() < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
 def test_seeds_that_are_copies_give_no_p():
     copies = design(1, 0.1)
     table = pd.concat([copies.assign(seed=s) for s in range(3)])

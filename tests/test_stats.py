@@ -69,6 +69,15 @@ def test_the_detectable_effect_is_that_of_a_power_analysis(n):
     assert stats.one_sample(x).detectable() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("n", [3, 6])
+def test_the_detectable_effect_beside_nine_claims_is_found_in_80_percent_of_draws(n):
+    x = np.random.default_rng(n).normal(size=n)
+    effect = stats.one_sample(x).detectable(0.05 / 9) / x.std(ddof=1)
+    draws = np.random.default_rng(0).normal(effect, 1.0, size=(100_000, n))
+    found = scipy_stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05 / 9
+    assert found.mean() == pytest.approx(0.8, abs=0.005)
+
+
 def test_tost_agrees_with_statsmodels_and_with_the_90_percent_interval():
     x = np.array([0.05, -0.02, 0.03, 0.01, -0.04, 0.02])
     found = stats.one_sample(x)
@@ -130,13 +139,14 @@ def test_the_interval_resamples_runs_not_evaluations():
     y += x
     once = stats.spearman(x, y, np.arange(8))
     copied = stats.spearman(np.repeat(x, 50), np.repeat(y, 50), np.repeat(np.arange(8), 50))
-    assert (copied.rho, copied.low, copied.high) == pytest.approx((once.rho, once.low, once.high))
-    assert once.high - once.low > 0.3
+    assert (copied.rho, *copied.interval()) == pytest.approx((once.rho, *once.interval()))
+    assert np.ptp(once.interval()) > 0.3
+    assert np.ptp(once.interval(0.99)) > np.ptp(once.interval())
 
 
 def test_a_correlation_with_what_does_not_vary_is_missing():
     found = stats.spearman([1, 1, 1, 1], [1, 2, 3, 4], [0, 0, 1, 1])
-    assert (found.rho, found.low) == (None, None)
+    assert (found.rho, found.interval()) == (None, None)
     assert stats.spearman([], [], []).rho is None
     assert stats.spearman([1, 2, math.nan], [2, math.nan, 3], [0, 1, 2]).points == 1
 
