@@ -57,7 +57,7 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 120) -> bool:
+def wait_until(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 600) -> bool:
     """Look as often as possible; False when the process ends, or the time, before the condition holds."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
