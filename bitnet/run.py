@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,15 @@ def log_frequencies(config: RunConfig, prepared: data.Prepared) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------------ execution
-def execute(folder: Path, *, threads: int | None = None, device: str | None = None, wait: bool = False) -> float | None:
+def execute(
+    folder: Path, *, threads: int | None = None, lease: AbstractContextManager[str | None] | None = None, wait: bool = False
+) -> float | None:
     """Run, or go on with, the run in `folder`; returns its last held-out loss, None when it has none.
 
     Args:
         threads: CPU threads where the configuration leaves them open.
-        device: the device in place of the configured one: that of a lease.
+        lease: gives the device in place of the configured one, None for no other. Entered once this process alone works on
+            the run, so that nothing is held by one that waits, and left when it has ended.
         wait: whether to wait for another process that works on the run, instead of refusing.
     Raises:
         UserError: when the folder, its data or its checkpoint don't belong together.
@@ -100,7 +104,7 @@ def execute(folder: Path, *, threads: int | None = None, device: str | None = No
         try:
             with alone(record, wait=wait):
                 if record.read().get("status") not in FINAL:
-                    _attempt(record, config, device or config.device, config.threads or threads, requests)
+                    _attempt(record, config, nullcontext() if lease is None else lease, config.threads or threads, requests)
         except KeyboardInterrupt:
             say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command goes on from there")
             requests.requeue()  # now that the run's lock is free
@@ -108,11 +112,18 @@ def execute(folder: Path, *, threads: int | None = None, device: str | None = No
     return result(folder)
 
 
-def _attempt(record: RunRecord, config: RunConfig, device: str, threads: int | None, requests: StopRequests) -> None:
+def _attempt(
+    record: RunRecord,
+    config: RunConfig,
+    lease: AbstractContextManager[str | None],
+    threads: int | None,
+    requests: StopRequests,
+) -> None:
     """Train, and record an end that is none of the loop's own: a failure, or a stop, which is passed on."""
     try:
-        if not _train(record, config, device, threads, requests):
-            return
+        with lease as device:
+            if not _train(record, config, config.device if device is None else device, threads, requests):
+                return
     except UserError as error:
         record.update(status="failed", reason=str(error), finished=now())
         raise

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -55,19 +55,31 @@ def lease(devices: Sequence[str], slots: int, folder: Path) -> Iterator[str | No
         time.sleep(_LEASE_SECONDS)
 
 
+@contextlib.contextmanager
+def _gpu(job: dict[str, Any]) -> Iterator[str | None]:
+    """torch's name of a leased GPU, the only one that this process sees; None when there are none to lease."""
+    with lease(job["devices"], job["slots"], Path(job["leases"])) as device:
+        if device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+        yield None if device is None else "cuda:0"
+
+
 def work(job: dict[str, Any]) -> int:
-    """Execute one run, with its output in `log.txt` beside its metrics; returns the process's exit code."""
+    """Execute one run, with its output in `log.txt` beside its metrics; returns the process's exit code.
+
+    Whoever starts the process holds requests to stop back. From here on they are heeded, and none was lost.
+    """
     folder = Path(job["folder"])
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:
-        with lease(job["devices"], job["slots"], Path(job["leases"])) as device:
-            if device is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = device
-            from bitnet import run
+        from bitnet import run  # before a request is heeded: an import that one cuts off may end in any exception
 
-            run.execute(folder, threads=job["threads"], device=None if device is None else "cuda:0", wait=True)
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        run.execute(folder, threads=job["threads"], lease=_gpu(job), wait=True)
     except KeyboardInterrupt:
         return 130
     except BaseException:
@@ -76,19 +88,45 @@ def work(job: dict[str, Any]) -> int:
     return 0
 
 
-def _fork(job: dict[str, Any]) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child heeds them: no request to stop is lost
-    pid = os.fork()
-    if pid:
+class _Forked:
+    """A process that was forked, with what `subprocess.Popen` offers of one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs. Not asked again after that: the system may give its id to another process."""
+        done, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if done else None
+
+
+_Process = _Forked | subprocess.Popen
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold requests to stop back, here and in a process that is started within the block, which has yet to heed them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        return pid
-    signal.set_wakeup_fd(-1)
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _fork(job: dict[str, Any]) -> _Process:
+    with _held_back():
+        pid = os.fork()
+        if pid == 0:
+            _be_forked(job)
+    return _Forked(pid)
+
+
+def _be_forked(job: dict[str, Any]) -> NoReturn:
+    """The run, in the process that was forked for it."""
     code = 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         code = work(job)
     except KeyboardInterrupt:
         code = 130
@@ -99,15 +137,16 @@ def _fork(job: dict[str, Any]) -> int:
         os._exit(code)
 
 
-def _spawn(job: dict[str, Any]) -> int:
+def _spawn(job: dict[str, Any]) -> _Process:
     """Where a process that has imported torch can't safely be forked: a fresh interpreter for each run."""
-    return subprocess.Popen([sys.executable, "-m", "bitnet.worker", json.dumps(job)], stdin=subprocess.DEVNULL).pid
+    with _held_back():
+        return subprocess.Popen([sys.executable, "-m", "bitnet.worker", json.dumps(job)], stdin=subprocess.DEVNULL)
 
 
-def _stop(pids: Iterable[int]) -> None:
+def _stop(processes: Iterable[_Process]) -> None:
     """Ask runs to save and end: processes of this one's own, whose ids no other process can have until they are waited for."""
-    for pid in pids:
-        os.kill(pid, signal.SIGTERM)
+    for process in processes:
+        os.kill(process.pid, signal.SIGTERM)
 
 
 def _warm_up() -> None:
@@ -155,8 +194,10 @@ def serve() -> None:
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    running: dict[int, str] = {}
+    for number in (*SIGNALS, signal.SIGCHLD):
+        # no longer ignored: an interpreter that is spawned would inherit that, but no handler
+        signal.signal(number, lambda *_: None)
+    running: dict[_Process, str] = {}
     open_input, pending = True, b""
     with selectors.DefaultSelector() as selector:
         selector.register(woken, selectors.EVENT_READ)
@@ -177,10 +218,10 @@ def serve() -> None:
                         _stop(running)
                     else:
                         running[start(job)] = job["folder"]
-            for pid in list(running):
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
-                    report = {"folder": running.pop(pid), "exit": os.waitstatus_to_exitcode(status)}
+            for process in list(running):
+                code = process.poll()
+                if code is not None:
+                    report = {"folder": running.pop(process), "exit": code}
                     with contextlib.suppress(BrokenPipeError):
                         os.write(1, (json.dumps(report) + "\n").encode())
 
