@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bitnet import heartbeat
+from bitnet.freeze import Busy, alone, say
 from bitnet.progress import clock
 from bitnet.records import RunRecord, now
-from bitnet.server import Server, server
+from bitnet.server import Gone, Server, how_it_ended, server
 from bitnet.stopping import SIGNALS
 
 SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
@@ -89,43 +90,60 @@ def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu
     """Execute the runs in `folders`, each in its own process; returns their exit codes. The other arguments: see `room`.
 
     Every run goes to its end, whatever becomes of the others. After Ctrl-C, SIGTERM or SIGUSR2 no new run starts, those at work
-    save and end, and KeyboardInterrupt is raised.
+    save and end, and KeyboardInterrupt is raised. Should the process that they are forked from be killed, those at work go on by
+    themselves; these and the runs that were not begun count as ended with code 1.
     """
     course = _Course(list(folders))
     with _stopped_by_signals(course), _shown(course, folders) as redraw, server() as forking:
-        where = room(len(folders), device, jobs, jobs_per_gpu, forking.gpus)
-        while course.running or (course.waiting and not course.stopping):
-            while course.waiting and not course.stopping and len(course.running) < where.jobs:
-                _start(forking, course, where)
-            if course.stopping:
-                forking.stop()
-            for folder, code in forking.ended(_REDRAW_SECONDS):
-                _end(course, folder, code)
-            redraw()
+        try:
+            where = room(len(folders), device, jobs, jobs_per_gpu, forking.gpus)
+            while course.running or (course.waiting and not course.stopping):
+                while course.waiting and not course.stopping and len(course.running) < where.jobs:
+                    _start(forking, course, where)
+                if course.stopping:
+                    forking.stop()
+                for folder, code in forking.ended(_REDRAW_SECONDS):
+                    _end(course, folder, code)
+                redraw()
+        except Gone as error:
+            left = f"{len(course.running)} runs may be at work without it, {len(course.waiting)} were not begun"
+            say(f"{error}; {left}; the same command goes on")
     if course.stopping:
         raise KeyboardInterrupt
-    return course.exits
+    return dict.fromkeys(folders, 1) | course.exits
 
 
 def _start(forking: Server, course: _Course, where: Room) -> None:
-    folder = course.waiting.pop(0)
-    course.running.add(folder)
+    folder = course.waiting[0]
     job = {"folder": str(folder), "threads": where.threads, "devices": where.devices, "slots": where.slots}
     forking.start(job | {"leases": str(leases_folder())})
+    course.running.add(course.waiting.pop(0))
 
 
 def _end(course: _Course, folder: Path, code: int) -> None:
-    """Note a run's end; one that could not write its own is recorded as failed, with how its process ended."""
+    """Note a run's end; where it could not write its own, it is recorded here.
+
+    A run that was stopped is in the queue. Any other that is not over has failed, whatever its process's exit code.
+    """
     course.running.discard(folder)
     course.exits[folder] = code
     record = RunRecord(folder)
-    if code not in (0, 130) and record.read().get("status") in {"queued", "running"}:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        hint = "; out of memory?" if code == -signal.SIGKILL else ""
-        try:
-            record.update(status="failed", reason=f"its process {how}{hint}", finished=now())
-        except OSError as error:  # the disk is full: the other runs go on
-            print(f"{folder}: its process {how}, which can't be recorded: {error.strerror}", file=sys.stderr, flush=True)
+    if code == 130:  # stopped before it went on, where a crash had left it as if it were at work
+        unfinished, end = {"running"}, {"status": "queued", "reason": "stopped; launch again to go on"}
+    else:
+        unfinished = {"queued", "running"}
+        end = {"status": "failed", "reason": f"its process {how_it_ended(code)}", "finished": now()}
+    if record.read().get("status") not in unfinished:
+        return
+    course.exits[folder] = code or 1
+    try:
+        with alone(record):
+            if record.read().get("status") in unfinished:
+                record.update(**end)
+    except Busy:
+        say(f"{folder}: a process that waited for the run {how_it_ended(code)}; another one is working on it")
+    except OSError as error:  # the disk is full: the other runs go on
+        say(f"{folder}: its process {how_it_ended(code)}, which can't be recorded: {error.strerror}")
 
 
 @contextlib.contextmanager

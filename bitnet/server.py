@@ -11,26 +11,44 @@ import functools
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_COMMAND = (sys.executable, "-m", "bitnet.worker")
+
+
+class Gone(Exception):
+    """The process that runs are forked from ended before it was told to; the runs that it had started go on to their end."""
+
+
+def how_it_ended(code: int) -> str:
+    """What is to be said of a process with this exit code: `was killed by SIGKILL (out of memory?)`."""
+    if code >= 0:
+        return f"exited with code {code}"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}"
+
 
 class Server:
     """A process of `worker.py`, from its start on; it may not be ready yet."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "bitnet.worker"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.at_work = 0
         self.stopping = False
         self._pending = b""
 
     @functools.cached_property
     def gpus(self) -> int:
-        """How many GPUs torch sees, which is also the sign that the process is ready: waits for it."""
+        """How many GPUs torch sees, which is also the sign that the process is ready: waits for it.
+
+        Raises:
+            Gone: here as in all that follows.
+        """
         while b"\n" not in self._pending:
             self._receive()
         line, _, self._pending = self._pending.partition(b"\n")
@@ -38,23 +56,17 @@ class Server:
 
     def start(self, job: dict[str, Any]) -> None:
         """Fork a process for a run; `job` is what `worker.work` takes."""
-        self.process.stdin.write((json.dumps(job) + "\n").encode())
-        self.process.stdin.flush()
+        self._send(job)
         self.at_work += 1
 
     def stop(self) -> None:
         """Ask every run that was started to save and end. Told once, whatever the number of calls."""
         if not self.stopping:
             self.stopping = True
-            self.process.stdin.write(b'"stop"\n')
-            self.process.stdin.flush()
+            self._send("stop")
 
     def ended(self, seconds: float) -> list[tuple[Path, int]]:
-        """Runs that ended by now, with the exit codes of their processes; waits up to `seconds` for the first.
-
-        Raises:
-            RuntimeError: when the process itself is gone.
-        """
+        """Runs that ended by now, with the exit codes of their processes; waits up to `seconds` for the first."""
         if select.select([self.process.stdout], [], [], seconds)[0]:
             self._receive()
         *lines, self._pending = self._pending.split(b"\n")
@@ -62,16 +74,26 @@ class Server:
         self.at_work -= len(reports)
         return [(Path(r["folder"]), r["exit"]) for r in reports]
 
+    def _send(self, message: object) -> None:
+        try:
+            self.process.stdin.write((json.dumps(message) + "\n").encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._gone() from None
+
     def _receive(self) -> None:
         received = os.read(self.process.stdout.fileno(), 1 << 16)
         if not received:
-            code = self.process.wait()
-            raise RuntimeError(f"the process that runs are forked from ended with code {code}; {self.at_work} runs were at work")
+            raise self._gone()
         self._pending += received
+
+    def _gone(self) -> Gone:
+        return Gone(f"the process that runs are forked from {how_it_ended(self.process.wait())}")
 
     def close(self) -> None:
         """End the process; runs that are at work go on to their end."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what could not be sent to a process that is gone
+            self.process.stdin.close()
         self.process.stdout.close()
         if not self.at_work:  # it may still be importing
             self.process.kill()
@@ -96,8 +118,11 @@ def kept(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def server() -> Iterator[Server]:
-    """The server that is kept, or one for this block alone."""
+    """The server that is kept, begun anew if it is gone; or one for this block alone."""
     if _kept:
+        if _kept[-1].process.poll() is not None:
+            _kept.pop().close()
+            _kept.append(Server())
         yield _kept[-1]
         return
     own = Server()

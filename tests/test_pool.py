@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -10,13 +11,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from bitnet import pool, report, server, train
+from bitnet import freeze, pool, report, server, train
+from bitnet.config import load
+from bitnet.records import RunRecord
 from bitnet.worker import lease
 
 SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
@@ -38,6 +43,10 @@ def update(self, step):
     if fault == 0.8:
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
         hoard = [bytearray(1 << 28) for _ in range(1000)]
+    if fault == 1.1:
+        os._exit(0)
+    if fault == 1.2:
+        os.kill(os.getppid(), signal.SIGKILL)
     return real(self, step)
 Trainer.update = update
 """
@@ -75,30 +84,47 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_one_arms_end_leaves_the_others_alone_and_the_next_launch_runs_just_those(folder):
     (folder / "faults").mkdir()
     (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
-    sweep = ["-m", "steps=20", "clip.max_norm=0.4,0.5,0.6,0.7,0.8,0.9"]
+    sweep = ["-m", "steps=20", "clip.max_norm=0.4,0.5,0.6,0.7,0.8,0.9,1.1"]
     broken = command(*sweep, faults=folder / "faults")
     said = broken.communicate(timeout=120)[1]
     statuses = {name: r["status"] for name, r in records().items()}
-    norms = {n: f"clip.max_norm={n}" for n in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
+    norms = {n: f"clip.max_norm={n}" for n in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1)}
     assert broken.returncode == 1, said
     assert {n for n, name in norms.items() if statuses[name] == "done"} == {0.4, 0.9}
-    reasons = {n: records()[norms[n]]["reason"] for n in (0.5, 0.6, 0.7, 0.8)}
+    reasons = {n: records()[norms[n]]["reason"] for n in (0.5, 0.6, 0.7, 0.8, 1.1)}
     assert reasons[0.5] == "RuntimeError: broken on purpose"
     assert "exited with code" in reasons[0.6]
     assert "killed by SIGKILL" in reasons[0.7]
     assert "memory" in reasons[0.8].lower()
-    assert "4 failed" in said and "2 done" in said
+    assert reasons[1.1] == "its process exited with code 0"
+    assert "5 failed" in said and "2 done" in said
     assert report.main(["outputs"]) == 0
     assert {arm for arm, loss in column("learning", "heldout_loss").items() if loss} == {norms[0.4], norms[0.9]}
-    assert set(column("not_done", "status")) == {norms[n] for n in (0.5, 0.6, 0.7, 0.8)}
+    assert set(column("not_done", "status")) == {norms[n] for n in (0.5, 0.6, 0.7, 0.8, 1.1)}
 
     untouched = {n: records()[norms[n]]["finished"] for n in (0.4, 0.9)}
     again = command(*sweep)
     said = again.communicate(timeout=120)[1]
     assert again.returncode == 0, said
-    assert "6 runs, 2 of them finished before" in said
+    assert "7 runs, 2 of them finished before" in said
     assert {r["status"] for r in records().values()} == {"done"}
     assert {n: records()[norms[n]]["finished"] for n in (0.4, 0.9)} == untouched
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")
+def test_when_the_process_that_forks_the_runs_is_killed_one_line_and_the_summary_say_so(folder):
+    (folder / "faults").mkdir()
+    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
+    sweep = ["-m", "steps=20", "clip.max_norm=1.2,0.9", "launcher.jobs=1"]
+    broken = command(*sweep, faults=folder / "faults")
+    said = broken.communicate(timeout=120)[1]
+    assert broken.returncode == 1 and "Traceback" not in said, said
+    assert "forked from was killed by SIGKILL (out of memory?); 1 runs may be at work without it, 1 were not begun" in said
+    assert records()["clip.max_norm=0.9"]["status"] == "queued" and "1 queued" in said
+    again = command(*sweep)
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, said
+    assert {(r["status"], r["step"], len(r["sessions"])) for r in records().values()} == {("done", 20, 1)}  # it had gone on
 
 
 def test_failed_runs_are_left_alone_when_asked(folder):
@@ -203,9 +229,123 @@ def test_a_server_that_is_not_kept_ends_with_its_launch():
 
 
 def test_a_server_that_died_is_an_error_and_no_endless_wait():
-    with pytest.raises(RuntimeError, match="ended with code -9"), server.server() as own:
+    with pytest.raises(server.Gone, match="was killed by SIGKILL"), server.server() as own:
         own.process.kill()
         own.ended(60)
+    with pytest.raises(server.Gone, match="was killed by SIGKILL"), server.server() as own:
+        own.process.kill()
+        own.process.wait()
+        own.start({})
+
+
+def test_a_server_that_died_is_not_kept_for_the_next_launch():
+    with server.kept(True):
+        with server.server() as first:
+            first.process.kill()
+            first.process.wait()
+        with server.server() as second:
+            assert second.process.poll() is None
+
+
+class Ended:
+    """In place of a server: its runs end as soon as they are started, with these exit codes."""
+
+    gpus = 0
+
+    def __init__(self, codes: dict[Path, int]) -> None:
+        self.codes, self.started = codes, []
+
+    def start(self, job: dict[str, Any]) -> None:
+        self.started.append(Path(job["folder"]))
+
+    def ended(self, seconds: float) -> list[tuple[Path, int]]:
+        over, self.started = self.started, []
+        return [(folder, self.codes[folder]) for folder in over]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "then"),
+    [
+        ("running", 0, "failed"),
+        ("queued", 0, "failed"),
+        ("running", -9, "failed"),
+        ("running", 130, "queued"),
+        ("queued", 130, "queued"),
+        ("done", 0, "done"),
+        ("diverged", 1, "diverged"),
+    ],
+)
+def test_no_run_stays_at_work_whose_process_has_ended(status, code, then, folder, monkeypatch):
+    record = RunRecord(folder / "run")
+    record.create({}, {})
+    record.update(status=status)
+    monkeypatch.setattr(pool, "server", lambda: contextlib.nullcontext(Ended({record.folder: code})))
+    codes = pool.run_all([record.folder], "cpu", 1, 1)
+    assert record.read()["status"] == then
+    assert codes == {record.folder: code or (1 if then == "failed" else 0)}
+
+
+def test_a_run_that_another_process_works_on_has_not_failed_with_one_that_waited_for_it(folder, monkeypatch, capfd):
+    record = RunRecord(folder / "run")
+    record.create({}, {})
+    record.update(status="running")
+    monkeypatch.setattr(pool, "server", lambda: contextlib.nullcontext(Ended({record.folder: -9})))
+    with freeze.alone(record):
+        pool.run_all([record.folder], "cpu", 1, 1)
+    assert record.read()["status"] == "running"
+    assert "another one is working on it" in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------- where a fresh interpreter is started for a run
+SPAWNING = (sys.executable, "-c", "from bitnet import worker; worker._fork = worker._spawn; worker.serve()")
+
+
+def job(folder: Path, devices: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"folder": str(folder), "threads": 1, "devices": devices, "slots": 1, "leases": str(folder.parent / "leases")}
+
+
+@contextlib.contextmanager
+def ready() -> Iterator[server.Server]:
+    """A server that has imported what it needs."""
+    with server.server() as own:
+        assert own.gpus >= 0
+        yield own
+
+
+def exits(of: server.Server, count: int) -> dict[str, int]:
+    """The exit codes of so many runs, by the names of their folders."""
+    found: dict[str, int] = {}
+    deadline = time.monotonic() + 60
+    while len(found) < count and time.monotonic() < deadline:
+        found |= {folder.name: code for folder, code in of.ended(1.0)}
+    return found
+
+
+def test_a_spawned_run_heeds_a_stop_that_comes_while_it_imports(folder, monkeypatch):
+    monkeypatch.setattr(server, "_COMMAND", SPAWNING)
+    (folder / "run").mkdir()
+    with ready() as own:
+        own.start(job(folder / "run"))
+        wait_for((folder / "run" / "log.txt").exists)  # opened before anything is imported
+        own.stop()
+        assert exits(own, 1) == {"run": 130}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_starting_a_spawned_run_loses_no_end_of_another(folder, monkeypatch):
+    monkeypatch.setattr(server, "_COMMAND", SPAWNING)
+    for name in ("first", "second"):
+        (folder / name).mkdir()  # no run's: each ends with code 1
+    with ready() as own:
+        pid = own.process.pid
+        own.start(job(folder / "first"))
+        wait_for((folder / "first" / "log.txt").exists)
+        own.process.send_signal(signal.SIGSTOP)
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        wait_for(lambda: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        own.start(job(folder / "second"))
+        own.process.send_signal(signal.SIGCONT)
+        assert exits(own, 2) == {"first": 1, "second": 1}
 
 
 @pytest.mark.parametrize(
@@ -235,9 +375,7 @@ def test_no_two_runs_share_a_gpu_unasked(slots, holders, tmp_path):
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(holders + 1)]
     leases = str(tmp_path / "leases")
-    processes = [
-        context.Process(target=_hold, args=(n, ["0", "1"], slots, leases, pipes[n][1])) for n in range(holders + 1)
-    ]
+    processes = [context.Process(target=_hold, args=(n, ["0", "1"], slots, leases, pipes[n][1])) for n in range(holders + 1)]
     for process in processes:
         process.start()
     readers = [reader for reader, _ in pipes]
@@ -253,6 +391,57 @@ def test_no_two_runs_share_a_gpu_unasked(slots, holders, tmp_path):
     assert readers[waiting].poll(60) and readers[waiting].recv() == (waiting, held[crashed])
     for process in processes:
         process.kill()
+
+
+# Tells of a process of a run that it waits: for the run's lock, or for a GPU.
+WAITING = """
+import sys, time
+if "bitnet.worker" in sys.orig_argv:
+    real = time.sleep
+    def sleep(seconds):
+        open("waiting", "w").close()
+        real(seconds)
+    time.sleep = sleep
+"""
+
+
+@pytest.fixture
+def frozen(folder, monkeypatch, values) -> RunRecord:
+    """A run, whose process writes the file `waiting` when it waits."""
+    (folder / "sitecustomize.py").write_text(WAITING)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{Path(train.__file__).parents[1]}")
+    (folder / "leases").mkdir()
+    record = RunRecord(folder / "run")
+    record.create(load(values(*SMALL)).model_dump(mode="json"), {})
+    return record
+
+
+def test_a_run_that_another_controller_works_on_holds_no_gpu(folder, frozen):
+    with ready() as own, freeze.alone(frozen):
+        own.start(job(frozen.folder, devices=("0",)))
+        wait_for((folder / "waiting").exists)
+        with FileLock(folder / "leases" / "gpu-0-0.lock", timeout=0):
+            pass
+        own.stop()
+        assert exits(own, 1) == {"run": 130}
+
+
+def test_a_run_that_is_finished_waits_for_no_gpu(folder, frozen):
+    frozen.update(status="done")
+    with ready() as own, FileLock(folder / "leases" / "gpu-0-0.lock"):
+        own.start(job(frozen.folder, devices=("0",)))
+        assert exits(own, 1) == {"run": 0}
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_a_gpu_stays_in_the_queue(folder, frozen):
+    """Even one that a crash had left as if it were at work."""
+    frozen.update(status="running", step=7)
+    with ready() as own, FileLock(folder / "leases" / "gpu-0-0.lock"):
+        own.start(job(frozen.folder, devices=("0",)))
+        wait_for((folder / "waiting").exists)
+        own.stop()
+        assert exits(own, 1) == {"run": 130}
+    assert frozen.read()["status"] == "queued" and "stopped by SIGTERM at step 7" in frozen.read()["reason"]
 
 
 def test_the_machine_is_divided_among_runs(monkeypatch):
