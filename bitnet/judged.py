@@ -1,14 +1,17 @@
 """Experiments as they lie on disk, judged: what a sweep's folder declares, its own runs, and what they say to its claims.
 
 A sweep is judged by the runs of its own folder. Read together with others, a run that several sweeps share is one row with
-one arm's name; within its folder it has the arm that this sweep calls it by.
+one arm's name; within its folder it has the arm that this sweep calls it by. Runs of another scale, length or text lie in the
+same folder and are never averaged with the others: each kind is judged by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +24,9 @@ from bitnet import runs as run_folders
 from bitnet.claims import AnyClaim
 from bitnet.collapse import NEEDED, run_facts
 from bitnet.columns import COLUMNS, HOW, TEXT_NUMBERS
+from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
-from bitnet.evidence import Evaluations
+from bitnet.evidence import ALIKE, Evaluations, varies
 from bitnet.published import value_at
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
@@ -32,22 +36,8 @@ TEXT_COLUMNS = tuple(f"{how}_{name}" for how in HOW for name in TEXT_NUMBERS)
 READ = tuple(dict.fromkeys([*tables.METRICS, *NEEDED, *TEXT_COLUMNS]))
 RESPONSE = "heldout_loss"
 MOMENTS = {"boundary": "at the boundary", "end": "at the end"}
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What a sweep says of itself: the newest version in its folder.
-
-    sweep: as in a run's configuration (`question`, `arms`, `grid`, `seeds`, `claims`). scale: its name, None for full.
-    at: when this version was written, None where the folder has no `sweep.json`. late: claims that were added, changed or
-    taken back after the first run began. notes: what a reader must know of it.
-    """
-
-    sweep: Mapping[str, Any]
-    scale: str | None = None
-    at: str | None = None
-    late: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+_LATE = "declared or changed after the first run began"
+_KNOWN = "declared when results of some of its runs existed: they were taken over from another sweep"
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,7 @@ class Effects:
     """What each factor of a crossed sweep does to the held-out loss at a moment.
 
     table, contrasts: of `bitnet.factors`; None where `problem` says why not. seeds: behind them. lost: runs without a number
-    there, by status.
+    there, by status. inert: factors that are left out, since runs that differ in them alone are the same run.
     """
 
     moment: str
@@ -64,6 +54,7 @@ class Effects:
     seeds: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
+    inert: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,18 +62,22 @@ class Judged:
     """An experiment: its runs, and for a sweep what it claims, with a verdict each.
 
     folder: the sweep's, None for runs of no sweep. facts: `collapse.run_facts`. factors: levels by factor of a sweep whose
-    runs cross two or more of them completely, else empty. problem: why its claims could not be judged.
+    runs cross two or more of them completely, else empty. problem: why its claims could not be judged. kind: scale, length
+    and data of its runs as far as they set them apart from others of the folder. leading: whether its verdicts are the
+    sweep's.
     """
 
     name: str
     records: Records
     facts: pd.DataFrame
     folder: Path | None = None
-    declaration: Declaration = Declaration({})
+    declaration: Declaration = field(default_factory=lambda: Declaration({}))
     claims: Mapping[str, AnyClaim] = field(default_factory=dict)
     verdicts: Sequence[Verdict] = ()
     factors: Mapping[str, list[str]] = field(default_factory=dict)
     problem: str | None = None
+    kind: str = ""
+    leading: bool = True
 
     @functools.cached_property
     def effects(self) -> list[Effects]:
@@ -102,7 +97,7 @@ def judged(records: Records, directories: Sequence[Path]) -> list[Judged]:
     found = []
     for (folder, name), ids in _folders(records.runs).items():
         if any(folder.is_relative_to(d) for d in directories):
-            found.append(_sweep(name, folder, ids, records))
+            found += _sweep(name, folder, ids, records)
         else:
             found.append(_plain(f"sweep {name}", records.of(ids)))
     twice = {e.name for i, e in enumerate(found) if e.name in {other.name for other in found[:i]}}
@@ -129,22 +124,53 @@ def _plain(name: str, records: Records) -> Judged:
     return Judged(name, records, run_facts(records.runs, records.metrics))
 
 
-def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> Judged:
+def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Judged]:
+    """A sweep, and after it those of its runs that are of another scale, length or data, each kind by itself."""
     shared = records.runs.loc[ids]
-    declaration = declared(folder, shared)
+    sweeps = [version["sweep"] for version in versions(folder)[0]] or frozen(shared)
+    columns = [c for c in dict.fromkeys([*READ, *_named(sweeps)]) if c in COLUMNS]
+    alone = not shared["also_in"].map(len).any() and set(columns) <= set(records.metrics.columns)
+    own = records.of(ids) if alone else _only(run_folders.read([folder], columns), name)
+    own = replace(own, runs=told(own.runs))
+    kinds = _kinds(own.runs, sweeps[-1] if sweeps else {})
+    found = [_kind(f"sweep {name}", folder, own.of(of), label) for label, of in kinds.items()]
+    if len(found) < 2:
+        return found
+    leader, *others = found
+    apart = ", ".join(f"{_many(len(e.records.runs))} of {e.kind}" for e in others)
+    note = f"judged are the {_many(len(leader.records.runs))} of {leader.kind}; this folder also holds {apart}, judged apart"
+    others = [replace(e, name=f"{e.name} ({e.kind})", leading=False) for e in others]
+    return [replace(leader, declaration=replace(leader.declaration, notes=(*leader.declaration.notes, note))), *others]
+
+
+def _many(n: int) -> str:
+    return f"{n} run{'s' * (n != 1)}"
+
+
+def _named(sweeps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns that the claims of any version need; of a version that can't be read, none."""
+    different: list[Mapping[str, Any]] = []
+    different += [sweep for sweep in sweeps if sweep not in different]
+    names: list[str] = []
+    for sweep in different:
+        with contextlib.suppress(UserError):  # said where the version is judged
+            names += verdicts.columns(verdicts.parse(sweep))
+    return names
+
+
+def _kind(name: str, folder: Path, own: Records, kind: str) -> Judged:
+    """Runs of a sweep that belong together, and what they say to its claims."""
+    declaration = declared(folder, own.runs)
     try:
         claims, problem = verdicts.parse(declaration.sweep), None
     except UserError as error:
         claims, problem = {}, str(error)
-    columns = [c for c in dict.fromkeys([*READ, *verdicts.columns(claims)]) if c in COLUMNS]
-    alone = not shared["also_in"].map(len).any() and set(columns) <= set(records.metrics.columns)
-    own = records.of(ids) if alone else _only(run_folders.read([folder], columns), name)
     facts = run_facts(own.runs, own.metrics)
     found = verdicts.judge(declaration.sweep, own.runs, own.metrics, facts) if claims else []
-    late = "declared or changed after the first run began"
-    found = [replace(v, warnings=(late, *v.warnings)) if v.claim in declaration.late else v for v in found]
+    for names, remark in ((declaration.known, _KNOWN), (declaration.late, _LATE)):
+        found = [replace(v, warnings=(remark, *v.warnings)) if v.claim in names else v for v in found]
     crossed = crossing(declaration.sweep, own.runs)
-    return Judged(f"sweep {name}", own, facts, folder, declaration, claims, found, crossed, problem)
+    return Judged(name, own, facts, folder, declaration, claims, found, crossed, problem, kind)
 
 
 def _only(records: Records, sweep: str) -> Records:
@@ -152,64 +178,51 @@ def _only(records: Records, sweep: str) -> Records:
     return records.of(list(runs.index[runs["sweep"] == sweep]))
 
 
-# ---------------------------------------------------------------------------------------------------------- declaration
-def declared(folder: Path, runs: pd.DataFrame) -> Declaration:
-    """The newest version of what the sweep in `folder` declares; without one, what its newest run was frozen with.
-
-    Args:
-        runs: of `bitnet.runs.Records`, those in the folder.
-    """
-    versions, problem = _versions(folder / "sweep.json")
-    if not versions:
-        return _frozen(runs, problem)
-    newest = versions[-1]
-    began = pd.to_datetime(runs["started"], errors="coerce", format="ISO8601", utc=True).min()
-    late: dict[str, None] = {}
-    for before, after in itertools.pairwise(versions):
-        if pd.notna(began) and pd.to_datetime(after.get("at"), errors="coerce", format="ISO8601", utc=True) > began:
-            late |= dict.fromkeys(_differing(_claims(before), _claims(after)))
-    notes = []
-    if late:
-        notes.append(
-            f"claims changed after the first run began ({began.isoformat()}): {', '.join(late)}. The newest version, of "
-            f"{newest.get('at')}, is judged; sweep.json keeps all {len(versions)}"
-        )
-    scale = newest.get("scale")
-    return Declaration(newest["sweep"], scale, newest.get("at"), tuple(late), tuple(notes))
+# ------------------------------------------------------------------------------------------------- runs that belong together
+def told(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with what their `run.json` says beside: `scale` (its name or None), `data_sha256`, `taken_from`."""
+    said = [_record(Path(folder)) for folder in runs["folder"]]
+    scales = [r["scale"] if "scale" in r else value_at(c, "scale.name") for r, c in zip(said, runs["config"], strict=True)]
+    columns = {"scale": scales, "data_sha256": [value_at(r, "data.sha256") for r in said]}
+    columns["taken_from"] = [r.get("taken_from") for r in said]
+    return runs.assign(**{name: pd.Series(values, runs.index, dtype="object") for name, values in columns.items()})
 
 
-def _versions(path: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """What `sweep.json` holds, oldest first, and what is wrong with it."""
+def _record(folder: Path) -> Mapping[str, Any]:
+    """`run.json` again; of a run that is begun anew at this moment nothing, as if it had not been there."""
     try:
-        versions = json.loads(path.read_text(encoding="utf-8"))["declared"]
-        if all(isinstance(version["sweep"], dict) for version in versions):
-            return list(versions), None
-        return [], "sweep.json does not hold what a sweep declares"
-    except FileNotFoundError:
-        return [], "no sweep.json"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [], f"sweep.json can't be read ({type(error).__name__})"
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _frozen(runs: pd.DataFrame, problem: str | None) -> Declaration:
-    """What the run that began last was frozen with."""
-    order = runs.assign(began=runs["started"].fillna("").astype(str)).sort_values("began", kind="stable")
-    copies = [config["sweep"] for config in order["config"] if isinstance(config.get("sweep"), dict)]
-    if not copies:
-        return Declaration({})
-    notes = [f"{problem}: the claims are those that the newest run was frozen with"] if copies[-1].get("claims") else []
-    if any(_differing(c.get("claims") or {}, copies[-1].get("claims") or {}) for c in copies):
-        notes.append("its runs were frozen with different claims")
-    scale = value_at(order["config"].iloc[-1], "scale.name")
-    return Declaration(copies[-1], scale if isinstance(scale, str) else None, notes=tuple(notes))
+def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Ids of the runs of each scale, data and length, unless the sweep's own arms vary it: largest first, then newest."""
+    keys = [o.partition("=")[0] for text in (sweep.get("arms") or {}).values() for o in shlex.split(text)]
+    keys += sweep.get("grid") or {}
+    fixed = ["scale", *(column for column, (_, own) in ALIKE.items() if not varies(keys, own))]
+    of = runs[fixed].astype("object").where(runs[fixed].notna(), None)
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for run, kind in zip(runs.index, of.itertuples(index=False, name=None), strict=True):
+        groups.setdefault(kind, []).append(run)
+    ordered = sorted(groups.items(), key=lambda item: _weight(runs.loc[item[1]]), reverse=True)
+    differing = [i for i in range(len(fixed)) if len({kind[i] for kind in groups}) > 1]
+    return {", ".join(_label(fixed[i], kind[i]) for i in differing): ids for kind, ids in ordered}
 
 
-def _claims(version: Mapping[str, Any]) -> Mapping[str, Any]:
-    return version["sweep"].get("claims") or {}
+def _weight(runs: pd.DataFrame) -> tuple[float, str]:
+    """About how much the largest of them computes, and when the last began."""
+    size = runs["steps"] * runs["tokens_per_step"] * runs["hidden_size"] ** 2
+    return float(size.max()), runs["started"].fillna("").astype(str).max()
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    return [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
+def _label(column: str, value: Any) -> str:
+    if column == "steps":
+        return f"{value:,.0f} steps"
+    if column == "scale":
+        return "no scale" if value is None else f"scale={value}"
+    return f"data {str(value)[:10]}"
 
 
 # -------------------------------------------------------------------------------------------------------------- factors
@@ -249,12 +262,14 @@ def _effects(experiment: Judged, moment: str) -> Effects:
     lost = runs["status"][table[RESPONSE].isna()].value_counts().to_dict()
     whole = table.dropna(subset=[RESPONSE])
     seeds = int(whole["seed"].nunique())
-    order = len(experiment.factors) - (seeds < 2)  # of one seed, the largest interaction has to serve as the error
+    inert = tuple(factors.inert(table, RESPONSE, experiment.factors))
+    acting = len(experiment.factors) - len(inert)
+    order = acting - (seeds < 2)  # of one seed, the largest interaction has to serve as the error
     try:
         shares = factors.anova(table, RESPONSE, experiment.factors, order=order)
-        return Effects(moment, shares, factors.contrasts(table, RESPONSE, experiment.factors), seeds, lost)
+        return Effects(moment, shares, factors.contrasts(table, RESPONSE, experiment.factors), seeds, lost, inert=inert)
     except UserError as error:
-        return Effects(moment, seeds=seeds, lost=lost, problem=str(error))
+        return Effects(moment, seeds=seeds, lost=lost, problem=str(error), inert=inert)
 
 
 # --------------------------------------------------------------------------------------------------------------- labels

@@ -249,9 +249,7 @@ def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: in
     return f"{text}, {wide} (which decides beside {claims} claims)"
 
 
-def _directed(
-    estimate: stats.Estimate, interval: tuple[float, float], expected: str, least: float
-) -> tuple[Word, str]:
+def _directed(estimate: stats.Estimate, interval: tuple[float, float], expected: str, least: float) -> tuple[Word, str]:
     mean = _signed(estimate.mean, expected)
     low, high = sorted(_signed(x, expected) for x in interval)
     if low > 0 and mean >= least:
@@ -265,9 +263,7 @@ def _directed(
     return "inconclusive", "the interval leaves open whether there is such an effect"
 
 
-def _equal(
-    estimate: stats.Estimate, interval: tuple[float, float], margin: float, alpha: float
-) -> tuple[Word, str]:
+def _equal(estimate: stats.Estimate, interval: tuple[float, float], margin: float, alpha: float) -> tuple[Word, str]:
     p = estimate.tost(margin)
     if p is not None and p < alpha:
         return "reproduced", f"a difference of {_text(margin)} or more is excluded"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bitnet.claims import ENOUGH_SEEDS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.claims import DERIVED, ENOUGH_SEEDS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
 from bitnet.columns import OTHER_COLUMNS
 from bitnet.evidence import NOT_OVER
 from bitnet.judged import MOMENTS, Effects, Judged
@@ -40,7 +40,7 @@ def unit(claim: AnyClaim) -> str:
     if isinstance(claim, Change) and claim.relative:
         return "of what it was"
     name = claim.metric
-    if name in _NATS or "nats" in OTHER_COLUMNS.get(name, ""):
+    if name in _NATS or "nats" in (OTHER_COLUMNS | DERIVED).get(name, ""):
         return "nats"
     if name.endswith(("_step", "_steps")):
         return "steps"
@@ -177,10 +177,10 @@ def counted_words(verdicts: Sequence[Verdict]) -> str:
 # --------------------------------------------------------------------------------------------------------------- answer
 def answer(experiments: Sequence[Judged]) -> list[str]:
     """What all of it says, as sentences: how many claims got which word, what the crossed sweeps decided, on how much."""
-    verdicts = [v for e in experiments for v in e.verdicts]
+    sweeps = [e for e in experiments if e.verdicts and e.leading]
+    verdicts = [v for e in sweeps for v in e.verdicts]
     if not verdicts:
         return ["No sweep here declares a claim, so nothing is judged: what follows shows the runs.", _runs(experiments)]
-    sweeps = [e for e in experiments if e.verdicts]
     said = [f"{_many(len(verdicts), 'claim')} of {_many(len(sweeps), 'sweep')}: {counted_words(verdicts)}."]
     if waiting := sum(v.why.startswith(NOT_YET) for v in verdicts):
         said.append(f"{waiting} of the inconclusive ones {'waits' if waiting == 1 else 'wait'} for runs that are not over.")
@@ -196,7 +196,12 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
     if scales := sorted({e.declaration.scale for e in sweeps if e.declaration.scale not in (None, "full")}):
         said.append(f"Run at scale={', '.join(scales)}, not at the size that the sweeps are written for.")
     if late := sum(len(e.declaration.late) for e in sweeps):
-        said.append(f"{_many(late, 'claim')} changed after the first run began.")
+        said.append(f"{_many(late, 'claim')} declared or changed after the first run began.")
+    if known := sum(len(e.declaration.known) for e in sweeps):
+        said.append(f"{_many(known, 'claim')} declared when results that they speak of existed, taken over from another sweep.")
+    if apart := [e for e in experiments if not e.leading]:
+        runs = sum(len(e.records.runs) for e in apart)
+        said.append(f"{_many(runs, 'run')} of another scale, length or data beside them: judged apart, not counted above.")
     return [*said, _runs(experiments)]
 
 
@@ -220,7 +225,16 @@ def shares_text(effects: Effects) -> str:
     names = {"seed": "the seed", "residual": "the residual"}
     behind = " and ".join(f"{names.get(effect, effect)} ({share:.0%})" for effect, share in others)
     variance = f"the variance of held-out loss {MOMENTS[effects.moment]}"
-    return f"{opened(names.get(first, first))} goes with {most:.0%} of {variance}; next come {behind}."
+    text = f"{opened(names.get(first, first))} goes with {most:.0%} of {variance}; next come {behind}."
+    return " ".join([text, inert_text(effects)]).rstrip()
+
+
+def inert_text(effects: Effects) -> str:
+    """Which factors have not acted, and that their runs count once; empty where all have."""
+    if not effects.inert:
+        return ""
+    names, have = opened(", ".join(effects.inert)), "has" if len(effects.inert) == 1 else "have"
+    return f"{names} {have} not acted by then: runs that differ in nothing else are equal and count once."
 
 
 def _runs(experiments: Sequence[Judged]) -> str:

@@ -32,7 +32,7 @@ FLOORS = [
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
 ANALYSIS |= {"stats", "factors", "evidence", "verdicts", "collapse", "advice", "diagnose"}
-ANALYSIS |= {"judged", "wording", "figures", "plotted", "page"}
+ANALYSIS |= {"judged", "declared", "wording", "figures", "plotted", "page"}
 GROUND = FLOORS[0] | FLOORS[1]
 KNOWS_HYDRA = {"train", "arms", "several", "compose", "overrides", "prepare", "plan", "check", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "continuations", "weights"}

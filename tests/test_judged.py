@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from run_folders import Row, make_run
 
-from bitnet import runs
+from bitnet import runs, wording
 from bitnet.judged import READ, Judged, arm_names, judged
 
 STEPS = (100, 5000, 10_000)
@@ -72,7 +72,7 @@ def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM, "same": CLAIM}), ("2025-02-01T00:00:00+00:00", later))
     (found,) = read(tmp_path)
     assert found.declaration.late == ("more",)
-    assert "claims changed after the first run began" in found.declaration.notes[0]
+    assert "changed or taken back after the first run began" in found.declaration.notes[0]
     more, same = found.verdicts
     assert more.margin == 1.5 and more.word == "not reproduced", "the newest version counts"
     assert "declared or changed after the first run began" in more.warnings
@@ -88,6 +88,99 @@ def test_claims_that_changed_before_any_run_began_need_no_remark(tmp_path):
     )
     (found,) = read(tmp_path)
     assert found.declaration.late == () and found.declaration.notes == ()
+
+
+def test_claims_that_were_first_declared_after_the_first_run_began_are_late_too(tmp_path):
+    pair(tmp_path / "s")
+    declare(tmp_path / "s", ("2025-01-01T00:00:01+00:00", {"more": CLAIM}))
+    (found,) = read(tmp_path)
+    assert found.declaration.late == ("more",)
+    assert "declared or changed after the first run began" in found.verdicts[0].warnings
+    assert "1 claim declared or changed after the first run began." in wording.answer([found])
+    declare(tmp_path / "s", ("2025-01-01T00:00:00+00:00", {"more": CLAIM}))
+    assert read(tmp_path)[0].declaration.late == (), "written in the second that the first run began"
+
+
+def test_a_claim_that_was_taken_back_or_changed_to_and_fro_is_late(tmp_path):
+    pair(tmp_path / "s")
+    other = CLAIM | {"margin": 0.1}
+    declare(
+        tmp_path / "s",
+        ("2024-12-31T00:00:00+00:00", {"more": CLAIM, "gone": CLAIM}),
+        ("2025-02-01T00:00:00+00:00", {"more": other}),
+        ("2025-03-01T00:00:00+00:00", {"more": CLAIM}),
+    )
+    assert read(tmp_path)[0].declaration.late == ("more", "gone")
+
+
+def test_results_that_another_sweep_had_before_a_claim_was_declared_are_named(tmp_path):
+    taken = {"taken_from": "other/x", "finished": "2025-01-05T00:00:00+00:00"}
+    pair(tmp_path / "s", **taken)
+    declare(
+        tmp_path / "s",
+        ("2025-01-04T00:00:00+00:00", {"early": CLAIM}),
+        ("2025-01-06T00:00:00+00:00", {"early": CLAIM, "more": CLAIM}),
+    )
+    (found,) = read(tmp_path)
+    assert (found.declaration.late, found.declaration.known) == ((), ("more",)), "runs of another sweep began for that one"
+    early, more = found.verdicts
+    assert any("declared when results of some of its runs existed" in w for w in more.warnings)
+    assert not any("existed" in w for w in early.warnings)
+    assert "6 of 6 runs had been finished for another sweep" in found.declaration.notes[0]
+    assert any("1 claim declared when results" in text for text in wording.answer([found]))
+
+
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [
+        ({"steps": 20}, "20 steps"),
+        ({"scale": "ci", "steps": 20}, "scale=ci, 20 steps"),
+        ({"data": {"sha256": "c0ffee"}}, "data c0ffee"),
+    ],
+)
+def test_runs_of_another_length_scale_or_text_are_judged_apart(tmp_path, other, kind):
+    own = {"started": "2025-01-02T00:00:00+00:00"}  # the newer, where neither is larger
+    pair(tmp_path / "s", scale=None, data={"sha256": "beef"}, **own)
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    (alone,) = read(tmp_path)
+    for arm in ("wd=paper", "wd=wd01"):
+        record = {"data": {"sha256": "beef"}, "arm_id": f"{arm}-other"} | other
+        make_run(tmp_path / "s", arm=arm, seed=10, rows=losses(9, 9, 9), **record)
+    leader, apart = read(tmp_path)
+    assert leader.verdicts == alone.verdicts
+    assert (leader.name, apart.name) == ("sweep s", f"sweep s ({kind})")
+    assert len(leader.records.runs) == 6 and len(apart.records.runs) == 2
+    assert (apart.verdicts[0].n, apart.verdicts[0].mean) == (1, 0)
+    assert f"also holds 2 runs of {kind}, judged apart" in leader.declaration.notes[-1]
+    said = wording.answer([leader, apart])
+    assert said[0].startswith("1 claim of 1 sweep: 1 reproduced")
+    assert "2 runs of another scale, length or data beside them: judged apart, not counted above." in said
+
+
+def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
+    for scale, hidden in (("laptop", 256), ("ci", 64)):
+        pair(tmp_path / "s", scale=scale, hidden=hidden, seeds=3 if scale == "laptop" else 2)
+    declared = [
+        {"at": f"2024-12-3{i}T00:00:00+00:00", "scale": scale, "sweep": {"name": "s", "claims": {"more": CLAIM}, "seeds": seeds}}
+        for i, (scale, seeds) in enumerate([("laptop", [0, 1, 2]), ("ci", [0, 1])])
+    ]
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({"declared": declared}))
+    laptop, ci = read(tmp_path)
+    assert (laptop.declaration.scale, ci.declaration.scale) == ("laptop", "ci")
+    assert [e.verdicts[0].n for e in (laptop, ci)] == [3, 2]
+    assert not any("lacks seed" in w for e in (laptop, ci) for w in e.verdicts[0].warnings)
+
+
+def test_lengths_that_the_sweep_is_about_stay_together(tmp_path):
+    for seed in range(3):
+        for steps, loss in ((10_000, 7.0), (20_000, 8.0)):
+            written = {"written": {"steps": str(steps)}}
+            make_run(tmp_path / "s", seed=seed, steps=steps, rows=losses(9, 8, loss + 0.01 * seed * (steps > 10_000)), **written)
+    claim = CLAIM | {"arm": {"steps": 20_000}, "against": {"steps": 10_000}}
+    arms = {"10k": "wd=paper steps=10000", "20k": "wd=paper steps=20000"}
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"longer": claim}), arms=arms)
+    (found,) = read(tmp_path)
+    assert found.verdicts[0].mean == pytest.approx(1.01)
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"declared": []}', '{"declared": [{"at": "x"}]}', "[]"])
@@ -144,6 +237,16 @@ def test_the_factor_that_does_it_has_the_variance(tmp_path):
     assert end.contrasts["effect"][0] == "optimizer"
     assert end.contrasts["mean"][0] == pytest.approx(-2, abs=0.01)
     assert arm_names(found).to_list()[0] == "optimizer=adam_l2, wd=paper"
+
+
+def test_a_factor_that_has_not_acted_at_the_boundary_is_left_out_there_and_it_says_so(tmp_path):
+    crossed(tmp_path / "s")  # wd acts in stage 2 alone
+    (found,) = read(tmp_path)
+    boundary, end = found.effects
+    assert (boundary.inert, end.inert) == (("wd",), ())
+    assert "wd" not in set(boundary.table["effect"])
+    assert "Wd has not acted by then: runs that differ in nothing else are equal and count once." in wording.shares_text(boundary)
+    assert "not acted" not in wording.shares_text(end)
 
 
 def test_a_grid_with_a_missing_combination_is_not_crossed(tmp_path):
