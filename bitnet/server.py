@@ -113,6 +113,12 @@ def kept(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        dismiss()
+
+
+def dismiss() -> None:
+    """End the server that is kept, for a command that turns out to start no runs of its own."""
+    while _kept:
         _kept.pop().close()
 
 

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bitnet import server
 from bitnet.arms import arms_of, typed
 from bitnet.compose import Composer, choices
 from bitnet.config import SweepConfig, load
@@ -57,6 +58,7 @@ def one_after_another(sweep: SweepConfig) -> None:
         KeyboardInterrupt: when one of them was interrupted, after it has saved.
         SystemExit: with the code of a mistaken command at once; with 1, at the end, when one of them had a failed run.
     """
+    server.dismiss()
     failed = []
     for place, name in enumerate(sweep.includes, 1):
         say(f"[{place} of {len(sweep.includes)}] {name}")
