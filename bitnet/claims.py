@@ -146,7 +146,7 @@ class Change(Numeric):
 class Correlation(Claim):
     """Spearman's rank correlation of two columns over the evaluations of all runs that `arm` selects ({}: of all).
 
-    `expected` holds beyond `bound`: `higher` than it, or `lower`. Its interval resamples seeds: runs of one seed share initial
+    `expected` holds beyond `bound`: `higher` than it, or `lower`. Its interval is over seeds: runs of one seed share initial
     weights and order of data, and are alike.
     """
 

@@ -147,44 +147,45 @@ def fisher(lost_a: int, kept_a: int, lost_b: int, kept_b: int) -> float:
 class Correlation:
     """Spearman's rho over points that come in clusters.
 
-    clusters, points: how many. rho: None where one side has no spread. draws: rho of bootstrap samples of whole clusters;
-    empty where there is no interval.
+    clusters, points: how many. rho: None where one side has no spread. se: of Fisher's z of rho, over clusters; None where
+    there is no interval.
     """
 
     clusters: int
     points: int
     rho: float | None
-    draws: Sequence[float] = ()
+    se: float | None = None
 
     def interval(self, confidence: float = 1 - ALPHA) -> tuple[float, float] | None:
-        """The percentile bootstrap interval of rho, None where there is none."""
-        if not len(self.draws):
+        """The t interval of Fisher's z, as rho; None where there is none."""
+        if self.se is None or self.rho is None:
             return None
-        low, high = np.quantile(self.draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+        half = self.se * float(scipy_stats.t.ppf((1 + confidence) / 2, self.clusters - 1))
+        return math.tanh(_fisher_z(self.rho) - half), math.tanh(_fisher_z(self.rho) + half)
 
 
-def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, resamples: int = 1999) -> Correlation:
-    """Rank correlation of x and y; points of one cluster (all evaluations of a seed) are drawn together or not at all.
+def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike) -> Correlation:
+    """Rank correlation of x and y, whose error is that of leaving out one whole cluster (all evaluations of a seed) at a time.
 
-    Points without both values are left out. The draws are the same at every call.
+    The jackknife (Miller 1974, Biometrika 61) of Fisher's z with a t interval keeps its level with six clusters, where the
+    percentiles of a bootstrap cover 80 to 90 % instead of 95. Points without both values are left out.
     """
     a, b, c = np.asarray(x, dtype="float64"), np.asarray(y, dtype="float64"), np.asarray(clusters)
     whole = np.isfinite(a) & np.isfinite(b)
     a, b, c = a[whole], b[whole], c[whole]
-    members = [np.flatnonzero(c == name) for name in dict.fromkeys(c.tolist())]
+    names = list(dict.fromkeys(c.tolist()))
     rho = _rank_correlation(a, b)
-    if rho is None or len(members) < 2:
-        return Correlation(len(members), len(a), rho)
-    generator = np.random.default_rng(0)
-    drawn = []
-    for picks in generator.integers(len(members), size=(resamples, len(members))):
-        rows = np.concatenate([members[i] for i in picks])
-        drawn.append(_rank_correlation(a[rows], b[rows]))
-    known = [r for r in drawn if r is not None]
-    if len(known) < resamples / 2:  # mostly draws without spread: what is left is no sample of anything
-        return Correlation(len(members), len(a), rho)
-    return Correlation(len(members), len(a), rho, known)
+    without = [_rank_correlation(a[c != name], b[c != name]) for name in names]
+    if rho is None or len(names) < 2 or None in without:
+        return Correlation(len(names), len(a), rho)
+    n, z = len(names), np.array([_fisher_z(r) for r in without if r is not None])
+    se = None if no_spread(z) else math.sqrt((n - 1) / n * float(((z - z.mean()) ** 2).sum()))
+    return Correlation(n, len(a), rho, se)
+
+
+def _fisher_z(rho: float) -> float:
+    """atanh, finite for a correlation of 1."""
+    return math.atanh(max(-1 + _SAME, min(1 - _SAME, rho)))
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -17,8 +17,8 @@ stays below 5 %, whatever the number of its claims and of its seeds.
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
   are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
   by the outcome. Only a seed that was never run is left out.
-- A correlation over the evaluations of several runs is judged by its bootstrap interval over seeds, at the same level and
-  from six seeds on: runs of a seed share weights and data, and the percentiles of fewer seeds are too narrow.
+- A correlation over the evaluations of several runs is judged by its interval over seeds (`stats.spearman`), at the same
+  level and from six seeds on: runs of a seed share weights and data, so that many of them say little more than one.
 """
 
 from __future__ import annotations
@@ -301,9 +301,11 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
         return replace(verdict, why=f"not yet: {len(runs) - over} of {len(runs)} runs done")
     if found.rho is None:
         return replace(verdict, why=f"{claim.metric} or {claim.other} is the same in every evaluation, or missing")
-    if plain is None or interval is None or found.clusters < ENOUGH_SEEDS:
-        few = f"{found.clusters} seed{'s' * (found.clusters != 1)}: too few to resample; {ENOUGH_SEEDS} are needed"
+    if found.clusters < ENOUGH_SEEDS:
+        few = f"{found.clusters} seed{'s' * (found.clusters != 1)}: too few for a correlation; {ENOUGH_SEEDS} are needed"
         return replace(verdict, why=few)
+    if plain is None or interval is None:
+        return replace(verdict, why="no interval: without one of its seeds or another, rho is the same or is not there")
     beyond, short = interval[0] > claim.bound, interval[1] < claim.bound
     if claim.expected == "lower":
         beyond, short = short, beyond

@@ -132,8 +132,8 @@ def test_spearman_with_ties_agrees_with_scipy():
     assert (found.clusters, found.points) == (3, 7)
 
 
-def test_the_interval_resamples_runs_not_evaluations():
-    """Eight runs, each 50 copies of one point: the interval has to be that of eight points, not of 400."""
+def test_the_interval_is_over_seeds_not_evaluations():
+    """Eight seeds, each 50 copies of one point: the interval has to be that of eight points, not of 400."""
     generator = np.random.default_rng(1)
     x, y = generator.normal(size=(2, 8))
     y += x
@@ -142,6 +142,31 @@ def test_the_interval_resamples_runs_not_evaluations():
     assert (copied.rho, *copied.interval()) == pytest.approx((once.rho, *once.interval()))
     assert np.ptp(once.interval()) > 0.3
     assert np.ptp(once.interval(0.99)) > np.ptp(once.interval())
+
+
+def test_over_draws_of_six_seeds_whose_evaluations_are_alike_the_interval_covers_the_truth():
+    """Evaluations of a seed share most of what they are; the correlation is one within them and none between."""
+    generator = np.random.default_rng(0)
+
+    def draw(seeds: int) -> np.ndarray:
+        """x and y of ten evaluations of each seed."""
+        shared, own = generator.normal(size=(2, seeds, 1)), generator.normal(size=(2, seeds, 10))
+        own[1] = 0.9 * own[0] + math.sqrt(1 - 0.9**2) * own[1]
+        return (0.7 * shared + math.sqrt(1 - 0.7**2) * own).reshape(2, -1)
+
+    truth = scipy_stats.spearmanr(*draw(20_000)).statistic
+    found = [stats.spearman(*draw(6), np.repeat(np.arange(6), 10)).interval() for _ in range(400)]
+    assert np.mean([low <= truth <= high for low, high in found]) > 0.95 - 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_perfect_correlation_has_no_interval_and_the_same_one_by_hand_else():
+    assert stats.spearman([1, 2, 3, 4], [1, 2, 3, 4], [0, 0, 1, 1]).interval() is None
+    x, y, seeds = [1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5], [0, 0, 1, 1, 1, 2]
+    without = [scipy_stats.spearmanr(*np.array([x, y])[:, np.array(seeds) != s]).statistic for s in range(3)]
+    z = np.arctanh(without)
+    half = 4.302653 * math.sqrt(2 / 3 * ((z - z.mean()) ** 2).sum())
+    centre = math.atanh(scipy_stats.spearmanr(x, y).statistic)
+    assert stats.spearman(x, y, seeds).interval() == pytest.approx((math.tanh(centre - half), math.tanh(centre + half)))
 
 
 def test_a_correlation_with_what_does_not_vary_is_missing():

@@ -534,7 +534,16 @@ def test_runs_of_one_seed_are_one_run_to_a_correlation():
     assert (copied.n, copied.low, copied.high) == pytest.approx((8, once.low, once.high))
     few = correlated(3, 1.0, copies=6).judge(x=CORRELATION | {"expected": "higher"})
     assert (few.word, few.n) == ("inconclusive", 3)
-    assert "3 seeds: too few to resample; 6 are needed" in few.why
+    assert "3 seeds: too few for a correlation; 6 are needed" in few.why
+
+
+def test_a_perfect_correlation_has_no_interval_to_judge_by():
+    world = correlated(8, 1.0)
+    for row in world.metrics:
+        row["UniquePredictions"] = row["heldout_loss"]
+    found = world.judge(x=CORRELATION | {"expected": "higher"})
+    assert (found.word, found.mean, found.low) == ("inconclusive", pytest.approx(1), None)
+    assert found.why.startswith("no interval")
 
 
 def test_beside_other_claims_a_correlation_is_judged_by_the_wider_interval():
