@@ -187,8 +187,7 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
     for experiment in sweeps:
         if experiment.factors or len(sweeps) == 1:
             said += _of_one(experiment)
-    pairs = [(v, e.claims[v.claim]) for e in sweeps for v in e.verdicts if v.word != "inconclusive"]
-    decided = [v.n for v, claim in pairs if not isinstance(claim, Correlation)]
+    decided = [v.n for v in verdicts if v.word != "inconclusive"]
     if decided:
         few = "too few for a p-value under 0.05: intervals decide" if max(decided) < ENOUGH_SEEDS else "see each claim"
         ns = f"{min(decided)}" if min(decided) == max(decided) else f"{min(decided)} to {max(decided)}"

@@ -66,6 +66,19 @@ def test_a_sweep_is_judged_by_what_its_folder_declares(tmp_path):
     assert found.declaration.notes == ()
 
 
+@pytest.mark.parametrize(("metric", "value"), [("heldout_below_uniform", 9.01 - 8.03), ("heldout_below_unigram", 6.9 - 8.03)])
+def test_a_number_that_holds_for_any_vocabulary_is_computed_from_the_run_s_record(tmp_path, metric, value):
+    pair(tmp_path / "s")
+    bound = {"kind": "bound", "says": "x", "metric": metric, "arm": {"wd": "wd01"}, "expected": "at_most", "bound": 2}
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"knows_little": bound}))
+    (found,) = read(tmp_path)
+    (verdict,) = found.verdicts
+    assert (verdict.word, verdict.margin) == ("reproduced", None)
+    assert verdict.mean == pytest.approx(value + 0.01 - 2)
+    assert wording.ours(verdict, found.claims["knows_little"]).endswith("nats")
+    assert wording.margin_text(verdict, found.claims["knows_little"]) == "\u2013"
+
+
 def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
     pair(tmp_path / "s")
     later = {"more": CLAIM | {"margin": 1.5}, "same": CLAIM}
