@@ -60,10 +60,18 @@ def record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def same_as_undisturbed(run: Path) -> None:
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("calm")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(sys, "argv", ["bitnet-train"])
+        assert command(f"out={out}") == 0
+    return the_run(str(out))
+
+
+def same_as_undisturbed(run: Path, calm: Path) -> None:
     """The rows are whole, each once and none missing; they and the last checkpoint are those of an undisturbed run."""
-    assert command("out=calm") == 0
-    calm = the_run("calm")
     assert (record(run)["status"], record(run)["step"]) == ("done", STEPS)
     text = (run / "metrics.csv").read_text()
     steps = [line.split(",")[0] for line in text.splitlines()]
@@ -103,7 +111,7 @@ def ask(number: signal.Signals, times: int) -> Callable[[], None]:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("moment", ["evaluation", "save"])
-def test_a_stop_during_an_evaluation_or_a_save_ends_resumable(moment, number, times, broken):
+def test_a_stop_during_an_evaluation_or_a_save_ends_resumable(moment, number, times, broken, calm):
     if moment == "save":
         broken.setattr(checkpoint, "save_file", on_call(2, ask(number, times), REAL_SAVE))
     else:
@@ -114,13 +122,13 @@ def test_a_stop_during_an_evaluation_or_a_save_ends_resumable(moment, number, ti
     assert run["step"] == {"save": 11, "evaluation": 9}[moment]  # what was under way went to its end, and one step followed
     broken.undo()
     assert command() == 0
-    same_as_undisturbed(the_run())
+    same_as_undisturbed(the_run(), calm)
 
 
-def test_a_stop_at_the_very_end_is_no_stop(broken):
+def test_a_stop_at_the_very_end_is_no_stop(broken, calm):
     broken.setattr(checkpoint, "save_file", on_call(5, ask(signal.SIGTERM, 2), REAL_SAVE))
     assert command() == 0
-    same_as_undisturbed(the_run())
+    same_as_undisturbed(the_run(), calm)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
@@ -163,7 +171,7 @@ def torn_row(self: records.MetricsFile, values: Any) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("where", ["checkpoint", "row", "record"])
-def test_a_disk_that_fails_ends_the_run_with_one_line_and_it_goes_on_once_there_is_room(where, code, broken, capfd):
+def test_a_disk_that_fails_ends_the_run_with_one_line_and_it_goes_on_once_there_is_room(where, code, broken, capfd, calm):
     match where:
         case "checkpoint":
             broken.setattr(checkpoint, "save_file", on_call(3, refuse(code), REAL_SAVE))
@@ -181,10 +189,10 @@ def test_a_disk_that_fails_ends_the_run_with_one_line_and_it_goes_on_once_there_
     assert before and all(checkpoint.read(run / "checkpoints" / name) is not None for name in before)
     broken.undo()
     assert command() == 0
-    same_as_undisturbed(run)
+    same_as_undisturbed(run, calm)
 
 
-def test_a_row_that_a_full_disk_cut_off_is_made_again(broken, folder):
+def test_a_row_that_a_full_disk_cut_off_is_made_again(broken, folder, calm):
     real, calls = records.MetricsFile.append, []
 
     def append(self: records.MetricsFile, values: Any) -> None:
@@ -196,10 +204,10 @@ def test_a_row_that_a_full_disk_cut_off_is_made_again(broken, folder):
     assert (the_run() / "metrics.csv").read_text().endswith("8,1.2345,3")
     broken.undo()
     assert command() == 0
-    same_as_undisturbed(the_run())
+    same_as_undisturbed(the_run(), calm)
 
 
-def test_a_disk_that_takes_no_record_of_the_failure_is_said_to(broken, capfd, folder):
+def test_a_disk_that_takes_no_record_of_the_failure_is_said_to(broken, capfd, folder, calm):
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -214,7 +222,7 @@ def test_a_disk_that_takes_no_record_of_the_failure_is_said_to(broken, capfd, fo
     assert record(the_run())["status"] == "running"
     broken.undo()
     assert command() == 0
-    same_as_undisturbed(the_run())
+    same_as_undisturbed(the_run(), calm)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -254,14 +262,14 @@ def everything_outside(folder: Path) -> set[Path]:
     return {p for p in folder.parent.rglob("*") if not any(i == p or i in p.parents for i in inside)}
 
 
-LONG = "n" * 300
-NAMES = ["../../x", "/x", "..", ".", "a/b/../../../x", "a=b,c", "~", LONG, "é" * 300, "$(touch x)", "<b>x</b>"]
+LONG = "é" * 300
+NAMES = ["../../x", "/x", "..", "a/b/../../../x", "a=b,c", LONG]  # tests/test_records.py has more
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_no_name_of_a_sweep_writes_outside_out(name, folder):
     before = everything_outside(folder)
-    assert command("sweeps=quickstart", "seed=0", "model=tiny", "steps=1", "eval_every=1", f"sweep.name='{name}'") in (0, 2)
+    assert command("sweeps=baseline_1k", "seed=0", "model=tiny", "steps=1", "eval_every=1", f"sweep.name='{name}'") in (0, 2)
     assert everything_outside(folder) == before
     for found in (folder / "outputs").rglob("run.json"):
         assert found.resolve().parents[2] == folder / "outputs"
