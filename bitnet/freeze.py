@@ -138,7 +138,8 @@ def freeze(
                 record.clear()
                 known = {}
             if known.get("id") == run.run_id:
-                names = {"label": label, "arm": arm, "written": written or {}}
+                scale = None if run.config.scale is None else run.config.scale.name
+                names = {"label": label, "arm": arm, "written": written or {}, "scale": scale}
                 if any(known.get(k) != v for k, v in names.items()):  # as the sweep's file has it now
                     record.update(**names)
                 if known.get("status") in FINAL:
