@@ -281,4 +281,4 @@ def test_plugins_do_without_annotations_as_strings(path):
 def test_hydra_finds_the_plugins():
     train.register_plugins()
     assert {"ArmsSweeper", "LocalLauncher"} <= {p.__name__ for p in Plugins.instance().discover()}
-    assert len(PLUGINS) == 2 and os.environ["PYTHONPATH"].endswith("plugins")
+    assert len(PLUGINS) == 3 and os.environ["PYTHONPATH"].endswith("plugins")

@@ -39,6 +39,7 @@ OTHERS = """
 # the corpus, and knobs that do nothing without the option that uses them.
 NO_PART = {"seed", "eval_every", "probe.redraw", "probe.heldout_sequences", "data.sha256"}
 NO_PART |= {"model.init_std", "regularizer.weight", "regularizer.memory", "smoothing.form"}
+NO_PART |= {"probe.many_contexts", "probe.prompts", "probe.new_tokens"}
 
 
 @pytest.fixture
