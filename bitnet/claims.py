@@ -88,6 +88,11 @@ class Claim(Part):
     published: str | float | None = None
     explained_by: list[str] = []
 
+    def selectors(self) -> dict[str, Selector]:
+        """What selects its runs, by the key that it stands under."""
+        keys = ("arm", "against", "other_arm", "other_against")
+        return {key: getattr(self, key) for key in keys if hasattr(self, key)}
+
 
 class Numeric(Claim):
     """A claim about one number a seed; `margin` is the smallest effect that matters, in the number's own unit."""

@@ -361,8 +361,13 @@ class SweepConfig(Part):
     includes: list[str] = []
 
     @model_validator(mode="after")
-    def _explanations_are_claims(self) -> SweepConfig:
+    def _claims_name_what_is_there(self) -> SweepConfig:
         for name, claim in self.claims.items():
+            for side, selector in claim.selectors().items():
+                arm = selector if isinstance(selector, str) else selector.get("arm")
+                if arm is not None and arm not in self.arms:
+                    hint = nearest(arm, list(self.arms))
+                    raise ValueError(f"sweep.claims.{name}.{side}={arm}: no such arm of this sweep{hint}")
             unknown = [other for other in claim.explained_by if other not in self.claims]
             if unknown:
                 hint = nearest(unknown[0], list(self.claims))

@@ -12,7 +12,7 @@ from bitnet.errors import UserError
 from bitnet.identity import digest, identity
 
 MISSING = object()
-CLAIM = {"kind": "bound", "says": "x", "metric": "heldout_loss", "arm": "a", "expected": "at_most", "bound": 1, "margin": 1}
+CLAIM = {"kind": "bound", "says": "x", "metric": "heldout_loss", "arm": {}, "expected": "at_most", "bound": 1, "margin": 1}
 SWEEP = {"name": "x", "question": "why?"}
 
 
@@ -72,6 +72,7 @@ REFUSED = [
         {"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["b"]}}}},
         "sweep.claims.a.explained_by=b: no such claim of this sweep",
     ),
+    ({"sweep": SWEEP | {"arms": {"one": ""}, "claims": {"a": CLAIM | {"arm": "on"}}}}, "sweep.claims.a.arm=on: no such arm"),
     ({"scale": {"name": "x", "steps": 2}}, "scale.steps=2: input should be less than or equal to 1"),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
     ({"sweep": SWEEP | {"grid": {"a": [[1]]}}}, "sweep.grid.a.0=[1]: input should be a valid string"),
