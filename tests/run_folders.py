@@ -91,6 +91,7 @@ def study_config(arm: str, steps: int, hidden: int) -> dict[str, Any]:
     """What config.yaml holds of the study's protocol, for an arm in the options above."""
     model = {"hidden_size": hidden, "num_layers": 4, "num_heads": 4, "num_kv_heads": 4, "ffn_size": 2 * hidden}
     model |= {"gated_ffn": True, "tied_head": False, "fused_projections": True, "norm_placement": "block_and_bitlinear"}
+    model |= {"output_scale": 1.0}
     model |= {"activation": "relu2", "norm_eps": 1e-5, "rope_theta": 10_000.0, "init": "pytorch"}
     lr = {"kind": "two_stage_linear", "peak": 1.5e-3, "warmup_steps": 375, "boundary": 0.5, "mid_fraction": 2 / 3}
     config: dict[str, Any] = {
@@ -104,7 +105,7 @@ def study_config(arm: str, steps: int, hidden: int) -> dict[str, Any]:
         "wd": {"kind": "two_stage", "stage1": 0.1, "stage2": 0.0, "boundary": 0.5, "first_step": None},
         "clip": {"max_norm": 1.0},
         "smoothing": {"epsilon": 0.0, "form": "study"},
-        "optimizer": {"kind": "adam_l2", "betas": [0.9, 0.95], "eps": 1e-8, "decay_scope": "all"},
+        "optimizer": {"kind": "adam_l2", "betas": [0.9, 0.95], "eps": 1e-8, "decay_scope": "all", "reset_at": None},
         "quant": {"weights": "ternary", "activations": "int8"},
         "regularizer": {"kind": "none", "weight": 0.0},
         "data": {"source": "pydocs", "encode": "lines", "order": "sequential", "at_end": "stop"},
