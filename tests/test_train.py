@@ -295,7 +295,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
 @pytest.mark.parametrize("name", [s for s in groups()["sweeps"] if s != "investigation"])
 def test_every_named_sweep_trains(name):
     """All of its arms at the smallest scale, with one seed."""
-    assert train.main([f"sweeps={name}", "scale=ci", "seed=1"]) == 0
+    assert train.main([f"sweeps={name}", "scale=ci", "seed=1", "eval_every=10"]) == 0
     described = yaml.safe_load((share() / "sweeps" / f"{name}.yaml").read_text())["sweep"]
     folders = run_folders()
     axes = [described.get("arms", [None]) or [None], *described.get("grid", {}).values()]
