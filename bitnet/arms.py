@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from bitnet import pool, scaling, slurm
 from bitnet.called import called
 from bitnet.compose import Composer, choices, plain, without_hydra
-from bitnet.config import RunConfig, ScaleConfig, SweepConfig, load
+from bitnet.config import RunConfig, SweepConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
@@ -110,7 +110,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     if config.sweep is not None:
-        _declare(queued, config.sweep, config.scale)
+        _declare(queued, config.sweep, config.scale_name)
     left = {"failed"} if config.launcher.retry == 0 else set()
     todo = [q for q in queued if not q.finished and RunRecord(q.folder).read().get("status") not in left]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
@@ -129,11 +129,11 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     return returned
 
 
-def _declare(queued: list[Queued], sweep: SweepConfig, scale: ScaleConfig | None) -> None:
+def _declare(queued: list[Queued], sweep: SweepConfig, scale: str | None) -> None:
     """Write down what the sweep claims, with the seeds and the scale that it is really run with."""
     seeds = sorted({int(RunRecord(q.folder).read()["seed"]) for q in queued})
     said = sweep.model_dump(mode="json") | {"seeds": seeds}
-    declare(queued[0].folder.parent, {"sweep": said, "scale": None if scale is None else scale.name})
+    declare(queued[0].folder.parent, {"sweep": said, "scale": scale})
 
 
 def _is_final(run: Queued) -> bool:

@@ -7,16 +7,13 @@ import dataclasses
 import json
 import sys
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from tabulate import tabulate
 
 from bitnet.called import called
 from bitnet.errors import UserError
-from bitnet.overrides import explain, normalise, refuse
-from bitnet.paths import share
+from bitnet.overrides import refuse
 from bitnet.stopping import like_ctrl_c
-from bitnet.train import complain, register_plugins, search_path
+from bitnet.train import complain, composed, register_plugins
 
 _WORDS = {True: "pass", False: "FAIL", None: "n/a"}
 
@@ -45,20 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _composed(overrides: list[str]) -> DictConfig:
-    """The configuration of a command line.
-
-    Raises:
-        UserError: when it can't be composed, whatever Hydra raised.
-    """
-    written = search_path([normalise(o) for o in overrides])
-    with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
-        try:
-            return compose("config", written)
-        except Exception as error:
-            raise explain(error, sweeps=False) from error
-
-
 def _results(overrides: list[str]) -> list[dict]:
     """A row a check, the study's first.
 
@@ -67,7 +50,7 @@ def _results(overrides: list[str]) -> list[dict]:
     """
     from bitnet import arms, checks, training_checks  # they load torch, which --help and a refusal do without
 
-    subject = checks.subject(arms.typed(_composed(overrides)))
+    subject = checks.subject(arms.typed(composed(overrides)))
     table = [*checks.STUDY, *training_checks.OURS]
     return [
         {"group": group, "check": name} | dataclasses.asdict(checks.inspect(check, subject)) | {"published": published}

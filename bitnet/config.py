@@ -419,6 +419,11 @@ class RunConfig(Part):
     sweep: SweepConfig | None = None
     scale: ScaleConfig | None = None
 
+    @property
+    def scale_name(self) -> str | None:
+        """What the scale is called, None without one."""
+        return None if self.scale is None else self.scale.name
+
     @model_validator(mode="after")
     def _parts_fit(self) -> RunConfig:
         warmup = self.lr.warmup_steps

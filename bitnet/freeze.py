@@ -138,8 +138,7 @@ def freeze(
                 record.clear()
                 known = {}
             if known.get("id") == run.run_id:
-                scale = None if run.config.scale is None else run.config.scale.name
-                names = {"label": label, "arm": arm, "written": written or {}, "scale": scale}
+                names = {"label": label, "arm": arm, "written": written or {}, "scale": run.config.scale_name}
                 if any(known.get(k) != v for k, v in names.items()):  # as the sweep's file has it now
                     record.update(**names)
                 if known.get("status") in FINAL:
@@ -176,7 +175,7 @@ def _facts(run: Resolved, label: str, arm: str | None, choices: dict[str, str]) 
         "seed": run.config.seed,
         "steps": run.config.steps,
         "sweep": run.group,
-        "scale": None if run.config.scale is None else run.config.scale.name,
+        "scale": run.config.scale_name,
         "published": [] if run.config.sweep is None else run.config.sweep.published,
         "overrides": run.overrides,
         "choices": choices,

@@ -69,9 +69,8 @@ class Predictions:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        self.argmax: list[Tensor] = []  # of each chunk, in order
-
         self.positions = 0
+        self.argmax: list[Tensor] = []  # of each chunk, in order
         self._loss, self._entropy, self._top1, self._sum, self._squares = (zeros(()) for _ in range(5))
         self._normaliser, self._normaliser_squares, self._max_abs = (zeros(()) for _ in range(3))
         self._mean_p_V = zeros(vocab_size)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
-
 from bitnet.errors import UserError
-from bitnet.overrides import explain, normalise, refuse
-from bitnet.paths import share
+from bitnet.overrides import refuse
 from bitnet.stopping import like_ctrl_c
-from bitnet.train import complain, register_plugins, search_path
+from bitnet.train import complain, composed, register_plugins
 
 _EPILOG = """examples:
   bitnet-prepare                                              the default corpus (pydocs) and its tokenizer
@@ -36,20 +32,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _composed(overrides: list[str]) -> DictConfig:
-    """The configuration of a command line.
-
-    Raises:
-        UserError: when it can't be composed, whatever Hydra raised.
-    """
-    written = search_path([normalise(o) for o in overrides])
-    with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
-        try:
-            return compose("config", written)
-        except Exception as error:
-            raise explain(error, sweeps=False) from error
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     register_plugins()
@@ -57,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         overrides = _parser().parse_args(argv).overrides
         from bitnet import arms, data
 
-        config = arms.typed(_composed(overrides))
+        config = arms.typed(composed(overrides))
         with like_ctrl_c():
             prepared = data.prepare(config.data, config.tokenizer)
     except UserError as error:

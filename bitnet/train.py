@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -113,6 +114,20 @@ def search_path(overrides: list[str]) -> list[str]:
     given = [o[len(prefix) :].strip("[]") for o in overrides if o.startswith(prefix)]
     places = [p for g in given for p in g.split(",") if p] + [f"'file://{share()}'"]
     return [f"{prefix}[{','.join(places)}]", *(o for o in overrides if not o.startswith(prefix))]
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration of the command line of one run, for commands that train nothing.
+
+    Raises:
+        UserError: when it can't be composed, whatever Hydra raised.
+    """
+    written = search_path([normalise(o) for o in overrides])
+    with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
+        try:
+            return compose("config", written)
+        except Exception as error:
+            raise explain(error, sweeps=False) from error
 
 
 def register_plugins() -> None:
