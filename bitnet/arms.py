@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from bitnet import pool, scaling, slurm
+from bitnet import branches, pool, scaling, slurm
 from bitnet.called import called
 from bitnet.compose import Composer, choices, plain, without_hydra
 from bitnet.config import RunConfig, SweepConfig, load
@@ -125,6 +125,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
         look = f"{called('status')} {shlex.quote(str(queued[0].folder.parent))}"
         say(f"look on: {look}; the same command again submits what is missing")
         return returned
+    branches.tidy([q.folder for q in queued])
     _summary(queued)
     return returned
 
@@ -154,13 +155,16 @@ def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[
             names = [" ".join(r.overrides) or "defaults" for r in (seen[run.run_id], run)]
             raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
         seen[run.run_id] = run
-    return [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
+    alike = branches.plan([(r.config, r.prepared.sha256) for r in resolved])
+    branching = branches.facts(alike, [r.folder for r in resolved], [r.run_id for r in resolved])
+    each = zip(resolved, arms, composed, branching, strict=True)
+    return [_freeze(run, arm, options, facts) for run, arm, (_, options), facts in each]
 
 
-def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
+def _freeze(run: Resolved, arm: Arm, options: dict[str, str], branching: dict[str, Any] | None = None) -> Queued:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
     written = {key_of(o): o.partition("=")[2].strip("'\"") for o in arm.written}
-    return freeze(run, label=label, arm=arm.name, written=written, choices=options, provenance=provenance())
+    return freeze(run, label=label, arm=arm.name, written=written, choices=options, provenance=provenance(), branching=branching)
 
 
 def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:

@@ -281,10 +281,14 @@ class ProbeConfig(Part):
 
 
 class CheckpointConfig(Part):
-    """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`."""
+    """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`.
+
+    `branch`: whether a run of a sweep goes on from another one that trains the same until their schedules part.
+    """
 
     every: Count = 1000
     keep: Count = 2
+    branch: bool = True
 
 
 class LocalLauncher(Part):

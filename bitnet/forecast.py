@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bitnet import cost, data, pool
+from bitnet import branches, cost, data, pool
 from bitnet.boundary import boundary_step
 from bitnet.claims import ENOUGH_SEEDS, allows
 from bitnet.config import BPETokenizer, GPT2Tokenizer, HubData, RunConfig, SyntheticData
@@ -250,7 +250,7 @@ def forecast_all(
     sizes = {shape: cost.footprint(a.config, shape[1]) for shape, a in dict(zip(shapes, asked, strict=True)).items()}
     each = zip(asked, settings(asked), tokens, shapes, strict=True)
     drawn = [_one(a, shown, t, sizes[shape], n) for n, (a, shown, t, shape) in enumerate(each, 1)]
-    runs = [run for run, _ in drawn]
+    runs = _branched(asked, tokens, [run for run, _ in drawn], place)
     identities = [_identity(a.config, t) for a, t in zip(asked, tokens, strict=True)]
     flags = [flag for _, of_run in drawn for flag in of_run]
     flags += [*_same(identities), *_few_seeds(asked[0].config, identities), *_places(asked[0].config, runs, place)]
@@ -260,6 +260,25 @@ def forecast_all(
         seconds = _seconds(asked, runs, shapes, place, say)
         runs = [replace(r, seconds=s) for r, s in zip(runs, seconds, strict=True)]
     return runs, _merged(flags + machine)
+
+
+def _branched(asked: Sequence[Asked], tokens: Sequence[Tokens], runs: Sequence[Forecast], place: Place) -> list[Forecast]:
+    """The runs, with those of a sweep that go on from another one's steps; not on a cluster, where none waits for another."""
+    if place.at_once is None or len(runs) == 1:
+        return list(runs)
+    drawn = list(runs)
+    sweeps: dict[str | None, list[int]] = defaultdict(list)
+    for place_in, a in enumerate(asked):
+        sweeps[None if a.config.sweep is None else a.config.sweep.name].append(place_in)
+    for members in sweeps.values():
+        plan = branches.plan([(asked[m].config, tokens[m].data.sha256 or _source(asked[m].config)) for m in members])
+        for member, branch in zip(members, plan, strict=True):
+            run = drawn[member]
+            if branch is None or run.finished or run.done or drawn[members[branch.trunk]].finished:
+                continue
+            state = f"{run.state}, after step {branch.step:,} of {members[branch.trunk] + 1}"
+            drawn[member] = replace(run, state=state, done=branch.step)
+    return drawn
 
 
 def _merged(flags: Iterable[Flag]) -> list[Flag]:

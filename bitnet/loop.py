@@ -6,7 +6,7 @@ Shapes: B sequences, T tokens, N = B x T positions, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bitnet import checkpoint, losses, optim
+from bitnet import branches, checkpoint, losses, optim
 from bitnet.config import CheckpointConfig, ClipConfig, RegularizerConfig, SmoothingConfig
 from bitnet.data import Batches
 from bitnet.model import BitNet
@@ -184,6 +184,7 @@ def train(
     last: int,
     eval_every: int,
     saving: CheckpointConfig,
+    branch_at: Collection[int],
     facts: dict,
     stopped: Callable[[], str | None],
     timing: Timing,
@@ -192,7 +193,8 @@ def train(
     """Train from the step after `start` to `last`.
 
     Evaluates at step 1, every `eval_every` steps and at `last`; saves every `saving.every` steps, at `last`, and when
-    `stopped()` names a reason to stop. `facts` go into every checkpoint.
+    `stopped()` names a reason to stop; what it saves at the steps `branch_at` stays for the runs that go on from there.
+    `facts` go into every checkpoint.
     """
     metrics = MetricsFile(record.metrics, start)
     watch = LossWatch(trainer.device)
@@ -203,7 +205,7 @@ def train(
 
         reason = stopped()
         evaluate = step == 1 or step % eval_every == 0 or step == last
-        save = step % saving.every == 0 or step == last or reason is not None
+        save = step % saving.every == 0 or step == last or step in branch_at or reason is not None
         if bad is None and (evaluate or save):
             bad = watch.certain()
         if bad is not None:
@@ -220,7 +222,9 @@ def train(
             record.write_samples(step, trainer.texts())
             progress.evaluated(step, row)
         if save:
-            checkpoint.save(record.checkpoints, step, trainer.tensors(), facts, saving.keep)
+            saved = checkpoint.save(record.checkpoints, step, trainer.tensors(), facts, saving.keep)
+            if step in branch_at:
+                branches.leave(saved, record)
         if evaluate or save:
             record.update(step=step, timing=timing.until(step))
         if reason is not None and step < last:

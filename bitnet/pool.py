@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet import heartbeat
+from bitnet import branches, heartbeat
 from bitnet.freeze import Busy, alone, say
 from bitnet.progress import clock
 from bitnet.records import RunRecord, now
@@ -81,6 +81,7 @@ class _Course:
     """What goes on: runs that wait, runs at work, and how those that are over ended."""
 
     waiting: list[Path]
+    trunks: dict[Path, Path]  # of a run that begins as another one: that one's folder
     running: set[Path] = field(default_factory=set)
     exits: dict[Path, int] = field(default_factory=dict)
     stopping: bool = False
@@ -93,13 +94,13 @@ def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu
     save and end, and KeyboardInterrupt is raised. Should the process that they are forked from be killed, those at work go on by
     themselves; these and the runs that were not begun count as ended with code 1.
     """
-    course = _Course(list(folders))
+    course = _Course(list(folders), _trunks(folders))
     with _stopped_by_signals(course), _shown(course, folders) as redraw, server() as forking:
         try:
             where = room(len(folders), device, jobs, jobs_per_gpu, forking.gpus)
             while course.running or (course.waiting and not course.stopping):
-                while course.waiting and not course.stopping and len(course.running) < where.jobs:
-                    _start(forking, course, where)
+                while not course.stopping and len(course.running) < where.jobs and (ready := _ready(course)):
+                    _start(forking, course, where, ready)
                 if course.stopping:
                     forking.stop()
                 for folder, code in forking.ended(_REDRAW_SECONDS):
@@ -113,11 +114,31 @@ def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu
     return dict.fromkeys(folders, 1) | course.exits
 
 
-def _start(forking: Server, course: _Course, where: Room) -> None:
-    folder = course.waiting[0]
+def _trunks(folders: Sequence[Path]) -> dict[Path, Path]:
+    known = {f: RunRecord(f).read().get("branch") for f in folders}
+    return {f: f.parent / branch["from"] for f, branch in known.items() if branch}
+
+
+def _ready(course: _Course) -> Path | None:
+    """The first run that can begin: not one whose trunk is still to reach the step where it branches off.
+
+    Training the common steps beside the trunk would take as long as waiting for it, and a core.
+    """
+
+    def can_begin(folder: Path) -> bool:
+        trunk = course.trunks.get(folder)
+        if trunk in course.waiting:
+            return False
+        return trunk not in course.running or branches.beginning(RunRecord(folder)) is not None
+
+    return next(filter(can_begin, course.waiting), None)
+
+
+def _start(forking: Server, course: _Course, where: Room, folder: Path) -> None:
     job = {"folder": str(folder), "threads": where.threads, "devices": where.devices, "slots": where.slots}
     forking.start(job | {"leases": str(leases_folder())})
-    course.running.add(course.waiting.pop(0))
+    course.waiting.remove(folder)
+    course.running.add(folder)
 
 
 def _end(course: _Course, folder: Path, code: int) -> None:

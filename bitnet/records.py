@@ -130,7 +130,8 @@ def _git() -> dict[str, Any] | None:
 
 
 # What a run is called and belongs to in the sweep that its folder lies in; the rest is the run's own, wherever it lies.
-_OWN_FACTS = {"label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "created", "command"}
+_OWN_FACTS = {"label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "branch", "branch_at"}
+_OWN_FACTS |= {"created", "command"}
 
 
 def declare(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -158,6 +159,11 @@ class RunRecord:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def branches(self) -> Path:
+        """Checkpoints that other runs begin with."""
+        return self.folder / "branches"
 
     @property
     def lock(self) -> Path:
@@ -206,8 +212,9 @@ class RunRecord:
 
     def clear(self) -> None:
         """Remove a run's results."""
-        if self.checkpoints.exists():
-            shutil.rmtree(self.checkpoints)
+        for place in (self.checkpoints, self.branches):
+            if place.exists():
+                shutil.rmtree(place)
         for name in ("metrics.csv", "samples.json", "run.json", "error.txt", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -237,7 +244,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        write_atomically(path, _csv([COLUMNS, *_rows_until(path, step)]))
+        write_atomically(path, _csv([COLUMNS, *rows_until(path, step)]))
 
     def append(self, values: Mapping[str, float | int | None]) -> None:
         """Add one evaluation and push it to disk, so that a checkpoint written later never outlives its rows.
@@ -260,7 +267,7 @@ def _csv(rows: Iterable[Iterable[str]]) -> str:
     return buffer.getvalue()
 
 
-def _rows_until(path: Path, step: int) -> list[list[str]]:
+def rows_until(path: Path, step: int) -> list[list[str]]:
     """The whole rows of steps up to `step`."""
     if not path.exists():
         return []

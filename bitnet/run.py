@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitnet import checkpoint, data, losses, optim, schedules
-from bitnet.boundary import boundary_step
+from bitnet import branches, checkpoint, data, losses, optim, schedules
 from bitnet.config import RunConfig, load
 from bitnet.device import describe, make_deterministic, pick_device
 from bitnet.errors import UserError, in_one_line, is_of_disk
@@ -41,8 +40,8 @@ def build(config: RunConfig, prepared: data.Prepared, device: torch.device) -> T
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
-    lr = schedules.lr_schedule(config.lr, config.steps, config.model.hidden_size)
-    wd = schedules.wd_schedule(config.wd, config.steps)
+    hidden_size, lag = config.model.hidden_size, config.schedule_lag
+    applied_lr, applied_wd = schedules.applied_rates(config.lr, config.wd, config.steps, hidden_size, lag)
     state = losses.initial_state(config.regularizer.kind, prepared.vocab_size, config.regularizer.memory)
     first_batch = batches.at(1)
     return Trainer(
@@ -50,10 +49,10 @@ def build(config: RunConfig, prepared: data.Prepared, device: torch.device) -> T
         optimizer=optim.build(model, config.optimizer),
         batches=batches,
         probe=Probe(model, config.probe, seed=config.seed, first_batch=first_batch, heldout=heldout, autocast=autocast),
-        lr=lr,
-        wd=wd,
-        applied_lr=schedules.applied(lr, config.schedule_lag, schedules.peak_lr(config.lr, config.model.hidden_size)),
-        applied_wd=schedules.applied(wd, config.schedule_lag, schedules.first_weight_decay(config.wd)),
+        lr=schedules.lr_schedule(config.lr, config.steps, hidden_size),
+        wd=schedules.wd_schedule(config.wd, config.steps),
+        applied_lr=applied_lr,
+        applied_wd=applied_wd,
         clip=config.clip,
         smoothing=config.smoothing,
         regularizer=config.regularizer,
@@ -61,15 +60,9 @@ def build(config: RunConfig, prepared: data.Prepared, device: torch.device) -> T
         autocast=autocast,
         decode=functools.partial(decode, prepared.folder),
         device=device,
-        forget_at=_forget_at(config),
+        forget_at=schedules.forget_step(config.optimizer.reset_at, config.steps, lag),
         regularizer_state={k: v.to(device) for k, v in state.items()},
     )
-
-
-def _forget_at(config: RunConfig) -> int | None:
-    """Where the optimizer forgets: at the update that first uses the values of stage 2, late by the schedules' lag."""
-    share = config.optimizer.reset_at
-    return None if share is None else boundary_step(share, config.steps) + config.schedule_lag
 
 
 def log_frequencies(config: RunConfig, prepared: data.Prepared) -> torch.Tensor:
@@ -179,13 +172,18 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     make_deterministic(threads)
     trainer = build(config, prepared, device)
     saved = checkpoint.newest(record.checkpoints, say)
+    if saved is not None and saved.facts["id"] != known["id"]:
+        raise UserError(f"resume={record.folder}: its checkpoint belongs to another run; remove it, or start another run")
+    began_as = known.get("began_as")
+    if saved is None:
+        saved = branches.take(record, config, threads, describe(device))
+        began_as = None if saved is None else known["branch"]
     start = 0
     if saved is not None:
-        if saved.facts["id"] != known["id"]:
-            raise UserError(f"resume={record.folder}: its checkpoint belongs to another run; remove it, or start another run")
         trainer.load(saved)
         start = saved.facts["step"]
-        say(f"{record.folder.name}: resuming after step {start}")
+        alike = f" of {began_as['from']}, which trains the same until there" if saved.facts["id"] != known["id"] else ""
+        say(f"{record.folder.name}: resuming after step {start}{alike}")
     last = min(config.steps, trainer.batches.last_step or config.steps)
     session = {"began": now(), "after_step": start, "device": describe(device), "threads": threads, "host": platform.node()}
     (record.folder / "error.txt").unlink(missing_ok=True)
@@ -193,6 +191,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         status="running",
         reason=None,
         started=known.get("started") or session["began"],
+        began_as=began_as,
         finished=None,
         pid=os.getpid(),
         device=session["device"],
@@ -213,6 +212,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
             last=last,
             eval_every=config.eval_every,
             saving=config.checkpoint,
+            branch_at=known.get("branch_at", ()),
             facts={"id": known["id"]},
             stopped=requests.reason,
             timing=timing,

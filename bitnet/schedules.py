@@ -112,6 +112,17 @@ def applied(schedule: Schedule, lag: int, first: float) -> Schedule:
     return lambda step: first if step == 1 else schedule(step - 1)
 
 
+def applied_rates(lr: LRConfig, wd: WDConfig, steps: int, hidden_size: int, lag: int) -> tuple[Schedule, Schedule]:
+    """The learning rate and the weight decay that each update uses."""
+    rates = applied(lr_schedule(lr, steps, hidden_size), lag, peak_lr(lr, hidden_size))
+    return rates, applied(wd_schedule(wd, steps), lag, first_weight_decay(wd))
+
+
+def forget_step(share: float | None, steps: int, lag: int) -> int | None:
+    """The step before whose update the optimizer forgets: the first one that uses the values from share x steps on."""
+    return None if share is None else boundary_step(share, steps) + lag
+
+
 def peak_lr(config: LRConfig, hidden_size: int) -> float:
     """The largest learning rate, which the optimizer is built with."""
     return config.peak * (1.0 if config.reference_hidden_size is None else math.sqrt(config.reference_hidden_size / hidden_size))

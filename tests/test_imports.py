@@ -22,7 +22,7 @@ FLOORS = [
     {"model"},
     {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "heldout", "progress"},
     {"continuations", "weights"},
-    {"probe"},
+    {"probe", "branches"},
     {"loop"},
     {"device", "freeze"},
     {"run"},
