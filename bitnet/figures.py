@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import matplotlib
 import numpy as np
@@ -93,6 +94,27 @@ def _svg(figure: Figure, name: str) -> str:
     return f"{opening}>{rest}"
 
 
+def framed(svg: str, title: str, legend: Sequence[tuple[str, Style]] = ()) -> str:
+    """A figure as a file of its own: on white, under its title and the legend that a page writes around it."""
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert size is not None  # every figure here has one
+    inner, height = float(size[1]), float(size[2])
+    longest = max([len(title) * 1.1, *(len(label) + 7 for label, _ in legend)])
+    width, top = max(inner, 4.9 * longest + 16), 22 + 14 * len(legend)
+    lines = [f'<text x="8" y="15" font-size="10" font-weight="bold">{escape(title)}</text>']
+    for i, (label, look) in enumerate(legend):
+        y = 29 + 14 * i
+        dash = f' stroke-dasharray="{look.svg_dash}"' if look.dash else ""
+        lines.append(f'<path d="M8 {y - 3}h22" stroke="{look.colour}" stroke-width="2"{dash}/>')
+        lines.append(f'<text x="36" y="{y}" font-size="9">{escape(label)}</text>')
+    nested = re.sub(r'<svg class="figure"(.*?) width="[^"]*"', rf'<svg y="{top}" width="{inner:g}" height="{height:g}"\1', svg)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {top + height:g}" width="{1.6 * width:g}" '
+        f'font-family="Helvetica, Arial, sans-serif" fill="{INK}"><rect width="100%" height="100%" fill="white"/>'
+        f"{''.join(lines)}{nested}</svg>\n"
+    )
+
+
 def _axes(height: float, width: float, left: float, bottom: float) -> tuple[Figure, Axes]:
     """Axes with margins in inches: the same in every figure, so that panels align; a layout engine takes as long as drawing."""
     figure = Figure(figsize=(width, height))
@@ -138,6 +160,8 @@ def curves(
         axes.set(xlabel="step", ylabel=ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        axes.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:.4g}")  # longer ones would push the label out
     return _svg(figure, name)
 
 

@@ -7,6 +7,7 @@ sample or a run's record reaches the page as text: jinja2 escapes it, matplotlib
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -59,6 +60,25 @@ def page(found: Sequence[Judged], commands: Sequence[str], tables_at: Path) -> s
         "most_arms": MOST_ARMS,
     }
     return environment.from_string(source).render(values)
+
+
+def drawings(found: Sequence[Judged]) -> dict[str, str]:
+    """The page's figures as files of their own, SVG by file name: curves of each column, and which factor matters."""
+    files = {}
+    for experiment in found:
+        name = re.sub(r"[^\w.-]+", "-", experiment.name.removeprefix("sweep "))
+        shown = plotted.panels("curves", experiment, arm_names(experiment), MOST_ARMS)["panels"]
+        for i, panel in enumerate(shown, 1):
+            for column, svg in panel["figures"].items():
+                part = f"-{i}" if len(shown) > 1 else ""
+                title = ": ".join(t for t in (wording.opened(experiment.name), panel["title"]) if t)
+                files[f"{name}-{column}{part}.svg"] = figures.framed(svg, title, panel["legend"])
+        for effects in (_effects(e.moment, e) | {"moment": e.moment} for e in experiment.effects):
+            for kind in ("shares", "contrasts"):
+                if effects[kind]:
+                    title = f"{wording.opened(experiment.name)}: held-out loss {effects['where']}"
+                    files[f"{name}-{effects['moment']}-{kind}.svg"] = figures.framed(effects[kind], title)
+    return files
 
 
 def _chapter(key: str, experiment: Judged) -> dict[str, Any]:
@@ -296,7 +316,7 @@ def _records(runs: pd.DataFrame, names: pd.Series) -> tuple[list[list[str]], lis
                 run["name"],
                 f"{run['seed']:.0f}",
                 run["status"] + (f": {run['reason']}" if run["reason"] else ""),
-                f"{number(run['step'], 0)}/{number(run['steps'], 0)}",
+                f"{number(run['step'], 0)}/{number(run['steps'], 0)}{_beginning(record)}",
                 str(run["device"] or MISSING),
                 number(run["train_seconds"] + run["eval_seconds"], 0),
                 number(run["tokens_per_second"], 0),
@@ -307,6 +327,12 @@ def _records(runs: pd.DataFrame, names: pd.Series) -> tuple[list[list[str]], lis
             ]
         )
     return rows, list(environments)
+
+
+def _beginning(record: Mapping[str, Any]) -> str:
+    """Which run trained the first steps, where it was another one."""
+    began = record.get("began_as")
+    return f", the first {began['step']:,} as {began['id']}" if isinstance(began, dict) else ""
 
 
 def _environment(record: Mapping[str, Any]) -> str:

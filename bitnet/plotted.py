@@ -45,13 +45,14 @@ def panels(key: str, experiment: Judged, names: pd.Series, most_arms: int) -> di
     for i, (title, arms) in enumerate(_panels(experiment, names, most_arms).items()):
         these = runs[runs["arm_id"].isin(list(arms))]
         boundaries, end = sorted(set(these["boundary_step"])), float(these["steps"].max())
-        drawn = []
+        drawn = {}
         for column, ylabel in _COLUMNS.items():
             of = [everything[column][arm](look) for arm, (_, look) in arms.items() if arm in everything[column]]
             levels = _levels(runs) if column != "UniquePredictions" else []
-            drawn.append(curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column], end))
+            if figure := curves(of, f"{key}-p{i}-{column}", ylabel, boundaries, levels, limits[column], end):
+                drawn[column] = figure
         legend = list(arms.values()) if few else []
-        shown.append({"title": title, "legend": legend, "figures": [figure for figure in drawn if figure]})
+        shown.append({"title": title, "legend": legend, "figures": drawn})
     other = len(theirs) > 0 and not published.same_data(runs)
     return {"panels": shown, "published": len(theirs) > 0, "other_data": published.DATA if other else ""}
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if out is not None and out.is_dir():
             raise UserError(f"--out {out}: is a folder; name a file, or give --tables {out} for the CSV files")
-        text = report(arguments.dirs, arguments.tables, style, arguments.html)
+        text = report(arguments.dirs, arguments.tables, style, arguments.html, arguments.figures)
         if out is None:
             return _print(text)
         _save(text + "\n", out, "--out")
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=list(layout.FORMATS), help="of the text (default: by FILE's name, else plain)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the text there: plain, or as .md or .tex")
     parser.add_argument("--html", metavar="FILE", type=Path, help="the page (default: report.html in the first DIR)")
+    parser.add_argument("--figures", metavar="DIR", type=Path, help="write the page's figures there too, each as an SVG file")
     parser.add_argument("--tables", metavar="DIR", type=Path, help="for CSV and Parquet (default: tables/ in the first DIR)")
     return parser
 
@@ -93,13 +94,20 @@ def _print(text: str) -> int:
     return 0
 
 
-def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain", html: Path | None = None) -> str:
+def report(
+    dirs: Sequence[Path],
+    out: Path | None = None,
+    style: str = "plain",
+    html: Path | None = None,
+    figures: Path | None = None,
+) -> str:
     """Write the page and the tables of the runs below `dirs` as files, and return the tables as text.
 
     Args:
         out: folder of the tables, `tables/` in the first of `dirs` by default.
         style: a key of `bitnet.layout.FORMATS`.
         html: the page's file, `report.html` in the first of `dirs` by default.
+        figures: folder for the page's figures as files, or None.
     Raises:
         UserError: a folder that is not there, is a file, holds no run, or can't be written.
     """
@@ -114,6 +122,8 @@ def report(dirs: Sequence[Path], out: Path | None = None, style: str = "plain", 
     folder = dirs[0] / "tables" if out is None else out
     write(frames, folder)
     page_file = _write_page(found, dirs, folder, html)
+    if figures is not None:
+        _write_figures(found, figures)
     width = max(_NARROWEST, shutil.get_terminal_size((_USUAL, 24)).columns)
     texts = [layout.render(section, style, width) for section in sections]
     comment = "% " * (style == "latex")
@@ -130,6 +140,13 @@ def _write_page(found: Sequence[Judged], dirs: Sequence[Path], folder: Path, htm
     file = dirs[0] / "report.html" if html is None else html
     _save(page(found, [f"{called('report')} {shlex.join(map(str, dirs))}"], folder), file, "--html")
     return file
+
+
+def _write_figures(found: Sequence[Judged], folder: Path) -> None:
+    from bitnet.page import drawings
+
+    for name, svg in drawings(found).items():
+        _save(svg, folder / name, "--figures")
 
 
 def _all_tables(

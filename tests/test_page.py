@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -83,7 +84,8 @@ def sweep(tmp_path_factory) -> Path:
         for wd in ("paper", "wd01"):
             make_run(folder, arm=f"wd={wd}", seed=seed, rows=rows(9, 8, 7 + 0.01 * seed), published=["scaling"],
                      command="python -m bitnet.train sweeps=cause", heldout_text={"distinct_1": 0.5})  # fmt: skip
-            make_run(folder, arm=f"optimizer=adamw,wd={wd}", seed=seed, rows=rows(9, 6, 5 + 0.02 * seed))
+            began = {"began_as": {"from": "trunk", "id": "0123456789", "step": 5000}} if wd == "wd01" else {}
+            make_run(folder, arm=f"optimizer=adamw,wd={wd}", seed=seed, rows=rows(9, 6, 5 + 0.02 * seed), **began)
     grid = {"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]}
     declare(folder, {"decoupled": CONTRAST, "low": BOUND}, grid=grid, question="Which factor?", source="a study")
     return folder
@@ -132,6 +134,10 @@ def test_a_claim_has_its_numbers_beside_the_published_ones(text):
     assert "0: -2, 1: -1.99, 2: -1.98" in text
     assert "n=3: an interval, with a warning" in text
     assert "heldout_loss at end: optimizer=adamw less optimizer=adam_l2: lower" in text
+
+
+def test_a_run_that_began_as_another_one_says_so(text):
+    assert text.count("10,000/10,000, the first 5,000 as 0123456789") == 3
 
 
 def test_of_a_bound_the_value_is_shown_and_not_its_distance(text):
@@ -242,3 +248,15 @@ def test_the_page_goes_where_it_is_told_to(tmp_path, capsys):
 def test_what_is_in_the_page_says_how_to_repeat_it(sweep, text):
     assert "python -m bitnet.train sweeps=cause" in text
     assert f"bitnet.report {sweep}" in text
+
+
+def test_the_figures_are_files_that_stand_alone(sweep, tmp_path):
+    report(sweep, "--html", tmp_path / "page.html", "--figures", tmp_path / "figures")
+    files = {p.name: p.read_text(encoding="utf-8") for p in (tmp_path / "figures").iterdir()}
+    wanted = {"cause-heldout_loss.svg", "cause-Loss.svg", "cause-UniquePredictions.svg", "cause-end-shares.svg"}
+    assert wanted <= files.keys()
+    for text in files.values():
+        whole = ElementTree.fromstring(text)
+        assert "cause" in "".join(whole.itertext()).lower()
+    for arm in ("optimizer=adamw, wd=wd01", "optimizer=adam_l2, wd=paper"):
+        assert arm in files["cause-heldout_loss.svg"]
