@@ -81,12 +81,17 @@ def arms_of(
         config, options: of the sweep without its arms: its values, and what each group chose.
         params: Hydra's `sweeper.params`; axes like those of the command line.
         arguments: overrides of the command line, sweeps among them.
+    Raises:
+        UserError: when the sweep's file has another sweep's name.
     """
     written = [normalise(f"{k}={v}") for k, v in params.items()] + [normalise(a) for a in arguments]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(written)
     (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
     named, scale = config.sweep, config.scale
+    if named is not None and "sweep.name" not in typed_keys and named.name != options.get("sweeps", named.name):
+        file = options["sweeps"]
+        raise UserError(f"sweeps={file}: its file says sweep.name={named.name}, another sweep's folder; write name: {file}")
     if scale is None:
         return [replace(a, overrides=(*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
     if named is not None and scale.seeds:
@@ -237,6 +242,6 @@ def _summary(queued: list[Queued]) -> None:
         if record.get("status") not in {"done"}:
             say(f"{record.get('status', 'missing')}: {folder.name}: {record.get('reason')}")
     say(", ".join(f"{n} {status}" for status, n in counts.items()))
-    say(f"tables: python -m bitnet.report {shlex.quote(str(queued[0].folder.parent))}")
+    say(f"tables: {called('report')} {shlex.quote(str(queued[0].folder.parent))}")
     if set(counts) - set(FINAL):
         raise SystemExit(1)

@@ -18,6 +18,7 @@ import numpy as np
 
 from bitnet import branches, cost, data, pool
 from bitnet.boundary import boundary_step
+from bitnet.called import called
 from bitnet.claims import ENOUGH_SEEDS, allows
 from bitnet.config import BPETokenizer, GPT2Tokenizer, HubData, RunConfig, SyntheticData
 from bitnet.device import pick_device
@@ -135,7 +136,7 @@ def _unprepared(config: RunConfig, tokens: Tokens) -> str:
         guessed = f"; reckoned with a vocabulary of {tokens.data.vocab_size:,} and the steps as asked for"
     online = isinstance(config.data, HubData) or (isinstance(config.tokenizer, GPT2Tokenizer) and config.tokenizer.path is None)
     hub = ", from the Hugging Face hub or its cache" if online else ""
-    make = f"python -m bitnet.prepare with the same data= and tokenizer=, or the first run, makes it{hub}"
+    make = f"{called('prepare')} with the same data= and tokenizer=, or the first run, makes it{hub}"
     return f"data={config.data.source} is not prepared: {unknown} are unknown{guessed}. {make}"
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from bitnet.called import called
 from bitnet.config import HubData
 from bitnet.errors import UserError
 
@@ -42,7 +43,7 @@ def load_dataset(data: HubData) -> Any:
             why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"data.dataset={data.dataset} can't be loaded: {why}; use data=pydocs, or data=text data.paths=[your.txt], "
-            "or run `python -m bitnet.prepare` with this data once where there is a network"
+            f"or run `{called('prepare')}` with this data once where there is a network"
         ) from error
     for key, split in (("data.train_split", data.train_split), ("data.heldout_split", data.heldout_split)):
         if split not in found:

@@ -19,7 +19,7 @@ from bitnet.paths import share
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
 SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
-SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep"}
+SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep", "checkpoint.branch"}
 # Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
 _PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
 # What Hydra would read as a number or a truth value, and then refuse as the name of an option.
@@ -145,6 +145,14 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
         if "," in typed[key] and typed[key][0] not in "'\"":
             remedy = "run once for each, or quote a path with a comma: \"'A,B'\""
             raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
+
+
+def typed_twice(overrides: Iterable[str]) -> list[str]:
+    """What to say of keys that are typed again with another value, of which Hydra takes the last without a word."""
+    values: dict[str, list[str]] = {}
+    for override in (o for o in overrides if "=" in o and not key_of(o).startswith("hydra")):
+        values.setdefault(key_of(override), []).append(override.split("=", 1)[1])
+    return [f"note: {k} is given {len(v)} times; the last, {k}={v[-1]}, counts" for k, v in values.items() if len(set(v)) > 1]
 
 
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet import collapse, experiments, figures, plotted, printed, tables, wording
+from bitnet.called import called
 from bitnet.claims import Bound
 from bitnet.columns import HOW, TEXT_NUMBERS
 from bitnet.evidence import NOT_OVER
@@ -347,4 +348,4 @@ def _environment(record: Mapping[str, Any]) -> str:
 def _typed(command: str) -> str:
     """A recorded command as one would type it again."""
     rest = experiments.short(command)
-    return f"python -m bitnet.train {rest}" if rest and rest != command else command
+    return f"{called('train')} {rest}" if rest and rest != command else command

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
+from bitnet.called import called
 from bitnet.compose import Composer, choices
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
@@ -277,7 +278,7 @@ def _show(runs: Sequence[Forecast], flags: Sequence[Flag], place: Place, config:
     for flag in flags:
         print(_flag_line(flag))
     if not any(f.kind == "error" for f in flags):
-        print(f"start it: python -m bitnet.train {shlex.join(command)}")
+        print(f"start it: {called('train')} {shlex.join(command)}")
 
 
 def _as_json(runs: Sequence[Forecast], flags: Sequence[Flag], place: Place) -> str:

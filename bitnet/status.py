@@ -170,9 +170,7 @@ def _last_line(folder: Path) -> str:
 
 def table(found: list[Standing], top: Path, most: int) -> Table:
     """The runs that need a look first, at most `most` of them, with the counts of all in the title."""
-    counts = Counter(s.status for s in found)
-    title = ", ".join(f"{counts[s]} {s}" for s in _ORDER if counts[s])
-    drawn = Table(title=Text(f"{top}: {len(found)} runs: {title}"), title_justify="left")
+    drawn = Table(title=Text(f"{top}: {counts(found)}"), title_justify="left")
     drawn.add_column("run", overflow="ellipsis", no_wrap=True, ratio=3)
     drawn.add_column("status", no_wrap=True)
     drawn.add_column("step", justify="right", no_wrap=True)
@@ -184,6 +182,12 @@ def table(found: list[Standing], top: Path, most: int) -> Table:
     if len(found) > most:
         drawn.add_row(f"... and {len(found) - most} more (--all shows them)", "", "", "")
     return drawn
+
+
+def counts(found: list[Standing]) -> str:
+    """How many runs there are of each status, in words."""
+    of_status = Counter(s.status for s in found)
+    return f"{len(found)} run{'' if len(found) == 1 else 's'}: {', '.join(f'{of_status[s]} {s}' for s in _ORDER if of_status[s])}"
 
 
 def plain(found: list[Standing]) -> str:
@@ -298,7 +302,8 @@ def _show(look: _Look, console: Console, most: int) -> None:
         console.print(table(found, look.top, most))
     else:
         print(plain(found))
-    print("\n".join([*look.remark, *advice(found, look.top)]))
+        print(f"{look.top}: {counts(found)}")
+    print("\n".join([*look.remark, *advice(found, look.top)]), flush=True)
 
 
 def _watch(look: _Look, console: Console, most: int) -> None:
@@ -322,6 +327,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 0
+    except BrokenPipeError:  # a reader that stops early (`| head`) is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bitnet import train
-from bitnet.overrides import normalise
+from bitnet.overrides import normalise, typed_twice
 
 _WD = "no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2"
 _DROPOUT = "no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer="
@@ -27,6 +27,11 @@ def test_names_of_other_tools_lead_to_those_of_this_one(typed, capsys, monkeypat
     monkeypatch.chdir(tmp_path)
     assert train.main([typed]) == 2
     assert capsys.readouterr().err == f"error: {MEANT[typed]}\n"
+
+
+def test_a_key_that_is_typed_again_with_another_value_is_said():
+    said = ["note: wd is given 2 times; the last, wd=wd005, counts"]
+    assert typed_twice(["wd=paper", "seed=1", "+wd=wd005", "seed=1", "hydra.mode=RUN", "hydra.mode=MULTIRUN"]) == said
 
 
 def test_no_sweep_can_be_said_by_either_key():

@@ -100,6 +100,15 @@ def test_a_sweep_that_includes_itself_is_refused(tmp_path, records, capfd):
     assert "sweeps=both, which another includes: it is made of sweeps itself" in capfd.readouterr().err
 
 
+def test_a_copied_file_that_keeps_the_other_sweeps_name_is_refused(records, tmp_path, capfd):
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    text = "# @package _global_\nsweep: {name: quickstart, question: x, arms: {a: wd=paper}}\nhydra: {mode: MULTIRUN}\n"
+    (tmp_path / "own" / "sweeps" / "mine.yaml").write_text(text)
+    assert train.main(["--config-dir", "own", "sweeps=mine", "scale=ci", "launcher=serial"]) == 2
+    assert "sweeps=mine: its file says sweep.name=quickstart, another sweep's folder; write name: mine" in capfd.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_renamed_arm_is_found_under_its_new_name(records, tmp_path):
     (tmp_path / "own" / "sweeps").mkdir(parents=True)
     file = tmp_path / "own" / "sweeps" / "mine.yaml"

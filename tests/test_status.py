@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -238,7 +240,17 @@ def test_markup_in_a_name_stays_text(tmp_path):
 def test_a_pipe_gets_a_line_for_each_run(tmp_path, capsys):
     folder = run(tmp_path, "one", "failed", reason="broken")
     assert status.main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split("\t") == ["failed", "10/100", str(folder), "broken"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("\t") == ["failed", "10/100", str(folder), "broken"]
+    assert lines[1] == f"{tmp_path}: 1 run: 1 failed"
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    for number in range(2000):
+        run(tmp_path, f"a-run-with-a-long-name-{number}", "done")
+    command = f"{sys.executable} -m bitnet.status {tmp_path} | head -n 1"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("argument", ["nowhere", "."])
