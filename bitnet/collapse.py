@@ -39,6 +39,8 @@ FEW = 0.02
 REPETITIVE = 0.5
 # The loss of one token has a standard deviation of 2 to 3 nats, so the mean over 1,024 positions has an error of 0.08.
 SLACK_NATS = 0.1
+# Where knowing how frequent tokens are is worth less than this, as in synthetic data, the first two classes are one.
+CLOSE_NATS = 0.5
 
 NEEDED = ("Step", "heldout_loss", "heldout_uniq", "heldout_distinct_targets", "logit_std", "greedy_seq_rep_4")  # columns
 

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from bitnet.advice import Case, Hint, hints
 from bitnet.called import called
 from bitnet.collapse import (
+    CLOSE_NATS,
     COLLAPSED,
     FEW,
     FLAT,
@@ -158,6 +159,9 @@ def _headline(case: Case) -> str:
     course, facts, run = case.course, case.facts, case.run
     judged = course[(course["kind"] != WARM_UP) & course["kind"].notna()]
     broke = f" The loss was not finite at step {run['step']:,.0f}: the run diverged." if run["status"] == "diverged" else ""
+    if (apart := run["ln_vocab"] - run["unigram_entropy"]) < CLOSE_NATS:
+        broke += f" In this data all tokens are about as frequent (ln V is {apart:.2f} nats above the unigram entropy): here "
+        broke += "flat logits can't be told from known frequencies."
     if not len(judged):
         return f"Nothing can be said yet: {_why_nothing(case)}.{broke}"
     last = judged.iloc[-1]

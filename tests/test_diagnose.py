@@ -87,6 +87,12 @@ def test_a_collapse_that_outlives_the_drop_of_weight_decay(tmp_path):
     assert "went down to 0.05, and the model is still collapsed at step 10,000" in found.hints[0].why
 
 
+def test_where_tokens_are_equally_frequent_two_kinds_are_one(tmp_path):
+    found = one(tmp_path, FLAT, data={"name": "synthetic", "vocab_size": 64, "ln_vocab": 4.16, "unigram_entropy": 4.13})
+    assert "ln V is 0.03 nats above the unigram entropy): here flat logits can't be told from" in found.headline
+    assert "can't be told" not in one(tmp_path / "text", FLAT).headline
+
+
 def test_no_collapse(tmp_path):
     found = one(tmp_path, HEALTHY, HEALTHY)
     assert found.headline == "No collapse in 2 evaluations after warm-up, up to step 2,000."
