@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 from bitnet import branches, pool, scaling, slurm
 from bitnet.called import called
 from bitnet.compose import Composer, choices, plain, without_hydra
-from bitnet.config import RunConfig, SweepConfig, load
+from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
+from bitnet.launching import SweepConfig
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
 from bitnet.records import FINAL, RunRecord, declare, provenance, result
 

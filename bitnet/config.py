@@ -7,16 +7,16 @@ the part that it needs. Nothing here imports torch, so that planning and reporti
 from __future__ import annotations
 
 import math
-import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bitnet.boundary import boundary_step
-from bitnet.claims import AnyClaim
-from bitnet.errors import UserError, nearest
+from bitnet.errors import UserError
 from bitnet.invalid import sentence
-from bitnet.parts import Count, Fraction, NonNegative, OpenFraction, Part, Positive, Seed, Whole, no_bool
+from bitnet.launching import LauncherConfig, ScaleConfig, SweepConfig
+from bitnet.parts import Count, FilePath, Fraction, NonNegative, OpenFraction, Part, Positive, Seed, Whole, no_bool
+from bitnet.sources import DataConfig, TokenizerConfig
 
 
 def _auto_or_whole(value: Any) -> Any:
@@ -26,8 +26,6 @@ def _auto_or_whole(value: Any) -> Any:
     return value
 
 
-# Frozen into a run's folder, a path has to mean the same from every working directory.
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 Warmup = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_whole)]
 
 STUDY_WARMUP_STEPS = 375  # the study and the FAQ of "The Era of 1-bit LLMs" alike
@@ -180,85 +178,6 @@ class RegularizerConfig(Part):
     memory: OpenFraction = 0.99
 
 
-# --------------------------------------------------------------------------------------------------------------- data
-class DataPart(Part):
-    """What every source shares.
-
-    `encode`: `lines` (non-empty lines one by one, the study's) or `documents` (whole documents, one end mark between).
-    `order`: `sequential` (the study's) or `random` (every window once a pass, shuffled by seed).
-    `at_end`: `stop` the run when the pass ends (the study's), or `repeat`.
-    """
-
-    encode: Literal["lines", "documents"] = "lines"
-    order: Literal["sequential", "random"] = "sequential"
-    at_end: Literal["stop", "repeat"] = "stop"
-    cache: FilePath
-
-
-class PydocsData(DataPart):
-    """Docstrings and documentation topics of the standard library and of the installed dependencies, up to `max_bytes`."""
-
-    source: Literal["pydocs"]
-    max_bytes: Count = 20_000_000
-    heldout_fraction: OpenFraction = 0.05
-
-
-class HubData(DataPart):
-    """A text dataset of the Hugging Face hub, by `datasets.load_dataset(dataset, subset)`."""
-
-    source: Literal["hub"]
-    dataset: str
-    subset: str | None = None
-    train_split: str = "train"
-    heldout_split: str = "validation"
-    column: str = "text"
-
-
-class TextData(DataPart):
-    """The user's own UTF-8 files or folders of `*.txt`/`*.md`. Without `heldout_paths`, `heldout_fraction` of it is held out."""
-
-    source: Literal["text"]
-    paths: list[FilePath] = []
-    heldout_paths: list[FilePath] = []
-    heldout_fraction: OpenFraction = 0.05
-
-
-class SyntheticData(DataPart):
-    """A token chain in which each token has `branching` equally likely successors: entropy ln(branching), unigrams uniform."""
-
-    source: Literal["synthetic"]
-    vocab_size: Annotated[Count, Field(ge=2)]
-    tokens: Count
-    heldout_tokens: Count
-    branching: Count
-
-
-DataConfig = Annotated[PydocsData | HubData | TextData | SyntheticData, Field(discriminator="source")]
-
-
-class GPT2Tokenizer(Part):
-    """The GPT-2 byte-level BPE from a local folder (`path`) or, without one, from the hub."""
-
-    kind: Literal["gpt2"]
-    path: FilePath | None = None
-
-
-class BPETokenizer(Part):
-    """A byte-level BPE trained on the training text."""
-
-    kind: Literal["bpe"]
-    vocab_size: Annotated[Count, Field(ge=257)] = 8192
-
-
-class NoTokenizer(Part):
-    """For sources that make tokens themselves."""
-
-    kind: Literal["none"]
-
-
-TokenizerConfig = Annotated[GPT2Tokenizer | BPETokenizer | NoTokenizer, Field(discriminator="kind")]
-
-
 # ---------------------------------------------------------------------------------------------------------- the run
 class ProbeConfig(Part):
     """What an evaluation looks at.
@@ -289,107 +208,6 @@ class CheckpointConfig(Part):
     every: Count = 1000
     keep: Count = 2
     branch: bool = True
-
-
-class LocalLauncher(Part):
-    """A process for each run on this machine: `jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU.
-
-    `retry`: whether a sweep that is launched again repeats its failed runs.
-    """
-
-    kind: Literal["local"]
-    jobs: Count | None = None
-    jobs_per_gpu: Count = 1
-    retry: Literal[0, 1] = 1
-
-
-class SerialLauncher(Part):
-    """One run after another in the launching process."""
-
-    kind: Literal["serial"]
-    retry: Literal[0, 1] = 1
-
-
-class SlurmLauncher(Part):
-    """A job for each run on a SLURM cluster; what each knob asks for stands in conf/launcher/slurm.yaml.
-
-    `cpus` are the run's threads. `signal_seconds` before `time_minutes` are over the run saves and is requeued, at most
-    `requeues` times. `array_parallelism` runs go at once, in arrays of at most `max_array_size` (null: the cluster's own limit).
-    `wait`: whether the launching command stays until all is over. `extra` and `setup` go into the batch script as they are.
-    """
-
-    kind: Literal["slurm"]
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gpus: Count | None = None
-    cpus: Count = 4
-    memory_gb: Positive | None = None
-    time_minutes: Count = 240
-    signal_seconds: Count = 120
-    requeues: Whole = 100
-    array_parallelism: Count = 256
-    max_array_size: Count | None = None
-    wait: bool = True
-    extra: dict[str, str | int | float | bool] = {}
-    setup: list[str] = []
-    retry: Literal[0, 1] = 1
-
-    @model_validator(mode="after")
-    def _signal_within_the_time(self) -> SlurmLauncher:
-        if self.signal_seconds >= 60 * self.time_minutes:
-            raise ValueError(
-                f"launcher.signal_seconds={self.signal_seconds} leaves nothing of launcher.time_minutes={self.time_minutes}; "
-                "name a shorter warning or a longer time"
-            )
-        return self
-
-
-LauncherConfig = Annotated[LocalLauncher | SerialLauncher | SlurmLauncher, Field(discriminator="kind")]
-
-
-class SweepConfig(Part):
-    """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
-    what it claims (`claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
-    """
-
-    name: str
-    question: str
-    source: str = ""
-    published: list[str] = []
-    arms: dict[str, str] = {}
-    grid: dict[str, list[str | int | float | bool]] = {}
-    seeds: list[Seed] = []
-    claims: dict[str, AnyClaim] = {}
-    includes: list[str] = []
-
-    @model_validator(mode="after")
-    def _claims_name_what_is_there(self) -> SweepConfig:
-        for name, claim in self.claims.items():
-            for side, selector in claim.selectors().items():
-                arm = selector if isinstance(selector, str) else selector.get("arm")
-                if arm is not None and arm not in self.arms:
-                    hint = nearest(arm, list(self.arms))
-                    raise ValueError(f"sweep.claims.{name}.{side}={arm}: no such arm of this sweep{hint}")
-            unknown = [other for other in claim.explained_by if other not in self.claims]
-            if unknown:
-                hint = nearest(unknown[0], list(self.claims))
-                raise ValueError(f"sweep.claims.{name}.explained_by={unknown[0]}: no such claim of this sweep{hint}")
-        return self
-
-
-class ScaleConfig(Part):
-    """How much of a named sweep is run: its lengths times `steps`, its model sizes by `sizes`, its seeds (empty: its own)."""
-
-    name: str
-    steps: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=1)] = 1.0
-    sizes: dict[str, str] = {}
-    seeds: list[Seed] = []
-
-    def length(self, steps: int) -> int:
-        """A number of steps at this scale; at least 1."""
-        return max(1, round(self.steps * steps))
 
 
 class RunConfig(Part):

@@ -26,9 +26,9 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from bitnet.config import HubData, PydocsData, SyntheticData, TextData
 from bitnet.errors import UserError
 from bitnet.hub import load_dataset
+from bitnet.sources import HubData, PydocsData, SyntheticData, TextData
 
 Split = Literal["train", "heldout"]
 Encode = Literal["lines", "documents"]

@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from bitnet.config import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.corpus import Corpus, Encode, Split, open_corpus, synthetic_tokens
 from bitnet.errors import UserError, is_of_disk
 from bitnet.files import sha256, sync_folder
+from bitnet.sources import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.tokenizer import end_mark_id, fingerprint, gpt2, train_bpe
 
 FORMAT = 1  # raise it whenever the same configuration would give other tokens: old folders are then left alone

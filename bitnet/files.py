@@ -1,4 +1,4 @@
-"""Files that others rely on: their hash, and renames that last."""
+"""Files that others rely on: their hash, renames that last, and whether they can be written at all."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    return path if path.exists() else existing(path.parent)
+
+
+def unwritable(path: Path) -> str | None:
+    """Why nothing can be written below `path`, looked at without writing; None when it can."""
+    there = existing(path)
+    if not there.is_dir():
+        return f"{there} is a file"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"no permission to write in {there}"

@@ -20,13 +20,15 @@ from bitnet import branches, cost, data, pool
 from bitnet.boundary import boundary_step
 from bitnet.called import called
 from bitnet.claims import ENOUGH_SEEDS, allows
-from bitnet.config import BPETokenizer, GPT2Tokenizer, HubData, RunConfig, SyntheticData
+from bitnet.config import RunConfig
 from bitnet.device import pick_device
 from bitnet.errors import UserError
+from bitnet.files import existing, unwritable
 from bitnet.freeze import check_data
 from bitnet.identity import digest, identity
 from bitnet.overrides import key_of, readable_overrides
 from bitnet.records import FINAL, RunRecord, locate, readable
+from bitnet.sources import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
 
 _GPT2_VOCABULARY = 50_257
 _TYPICAL = ("steps", "batch_size", "seq_len", "seed", "eval_every", "precision")  # keys that are shown, typed or not
@@ -316,19 +318,6 @@ def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
-    return path if path.exists() else _existing(path.parent)
-
-
-def unwritable(path: Path) -> str | None:
-    """Why nothing can be written below `path`, looked at without writing; None when it can."""
-    there = _existing(path)
-    if not there.is_dir():
-        return f"{there} is a file"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"no permission to write in {there}"
-
-
 def _places(config: RunConfig, runs: Sequence[Forecast], place: Place) -> list[Flag]:
     """Whether the folders can be written, and hold what the runs leave."""
     flags, out, cache = [], Path(config.out), Path(config.data.cache)
@@ -336,7 +325,7 @@ def _places(config: RunConfig, runs: Sequence[Forecast], place: Place) -> list[F
         flags.append(Flag("error", f"data.cache={cache}: can't be written ({why}); name another folder"))
     if (why := unwritable(out)) is not None:
         return [*flags, Flag("error", f"out={out}: can't be written ({why}); name another folder with out=FOLDER")]
-    needed, free = disk_needed(runs, place), shutil.disk_usage(_existing(out)).free
+    needed, free = disk_needed(runs, place), shutil.disk_usage(existing(out)).free
     if needed > free:
         least = "checkpoint.keep=1 takes less, out=FOLDER goes elsewhere"
         flags.append(Flag("error", f"out={out}: {amount(needed)} are needed and {amount(free)} free; {least}"))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bitnet.called import called
-from bitnet.config import HubData
 from bitnet.errors import UserError
+from bitnet.sources import HubData
 
 PROBE_SECONDS = 5.0
 

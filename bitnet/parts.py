@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def no_bool(value: Any) -> Any:
@@ -22,6 +23,8 @@ NonNegative = Annotated[float, BeforeValidator(no_bool), Field(ge=0, allow_inf_n
 Fraction = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
 OpenFraction = Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=1)]
 Seed = Annotated[Whole, Field(lt=2**32)]
+# Frozen into a run's folder, a path has to mean the same from every working directory.
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 
 
 class Part(BaseModel):

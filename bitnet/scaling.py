@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bitnet.config import RunConfig, ScaleConfig
+from bitnet.config import RunConfig
+from bitnet.launching import ScaleConfig
 from bitnet.overrides import key_of, normalise
 
 _LENGTHS = ("steps", "eval_every")

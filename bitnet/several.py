@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from bitnet import server
 from bitnet.arms import arms_of, typed
 from bitnet.compose import Composer, choices
-from bitnet.config import SweepConfig, load
+from bitnet.config import load
 from bitnet.errors import UserError
 from bitnet.freeze import say
+from bitnet.launching import SweepConfig
 from bitnet.overrides import explain, key_of
 
 INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work

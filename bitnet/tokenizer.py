@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bitnet.config import BPETokenizer, GPT2Tokenizer
 from bitnet.errors import UserError
 from bitnet.hub import hub_unreachable
+from bitnet.sources import BPETokenizer, GPT2Tokenizer
 
 END_MARK = "<|endoftext|>"
 MIN_PAIR_COUNT = 2  # a pair that occurs once teaches the vocabulary nothing

@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub.utils import get_session
 
 from bitnet import corpus, hub
-from bitnet.config import HubData, PydocsData, SyntheticData, TextData
 from bitnet.corpus import documents_of, nonempty_lines, open_corpus, pydocs, synthetic_tokens
 from bitnet.errors import UserError
+from bitnet.sources import HubData, PydocsData, SyntheticData, TextData
 
 BUDGET = 150_000
 

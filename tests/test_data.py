@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bitnet import data as data_module
-from bitnet.config import BPETokenizer, GPT2Tokenizer, NoTokenizer, SyntheticData, TextData
 from bitnet.data import Batches, cut_long, prepare
 from bitnet.errors import UserError
+from bitnet.sources import BPETokenizer, GPT2Tokenizer, NoTokenizer, SyntheticData, TextData
 from bitnet.tokenizer import decode, end_mark_id, train_bpe
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -168,7 +168,7 @@ def python(code, tmp_path, text):
     setup = f"""
 import os, signal, time
 from bitnet import data
-from bitnet.config import BPETokenizer, TextData
+from bitnet.sources import BPETokenizer, TextData
 source = TextData(source="text", cache={str(tmp_path / "cache")!r}, paths=[{str(text)!r}])
 bpe = BPETokenizer(kind="bpe", vocab_size=300)
 """

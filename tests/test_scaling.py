@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bitnet import train
-from bitnet.config import ScaleConfig
+from bitnet.launching import ScaleConfig
 from bitnet.scaling import base_overrides, scaled_arm, without
 
 LAPTOP = ScaleConfig(name="laptop", steps=0.4, sizes={"256": "64", "512": "128"}, seeds=[0])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bitnet import tokenizer
-from bitnet.config import BPETokenizer, GPT2Tokenizer
 from bitnet.errors import UserError
+from bitnet.sources import BPETokenizer, GPT2Tokenizer
 from bitnet.tokenizer import END_MARK, decode, end_mark_id, fingerprint, gpt2, train_bpe
 
 GPT2_FILES = Path(__file__).parents[2] / "shared" / "data" / "gpt2"
