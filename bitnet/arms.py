@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -90,8 +91,7 @@ def arms_of(
     (product,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     typed_keys = {o.get_key_element().lstrip("+~") for o in parsed}
     named, scale = config.sweep, config.scale
-    if named is not None and "sweep.name" not in typed_keys and named.name != options.get("sweeps", named.name):
-        file = options["sweeps"]
+    if named is not None and "sweep.name" not in typed_keys and named.name != (file := _file_name(options, named)):
         raise UserError(f"sweeps={file}: its file says sweep.name={named.name}, another sweep's folder; write name: {file}")
     if scale is None:
         return [replace(a, overrides=(*fixed, *a.overrides)) for a in expand(named, typed_keys) for fixed in product]
@@ -102,6 +102,11 @@ def arms_of(
     return [
         replace(a, overrides=(*fixed, *scaling.without(base, a.overrides), *a.overrides)) for a in scaled for fixed in product
     ]
+
+
+def _file_name(options: Mapping[str, str], named: SweepConfig) -> str:
+    """What the sweep's file is called; its name, where no file was chosen."""
+    return PurePosixPath(options.get("sweeps", named.name)).name.removesuffix(".yaml")
 
 
 def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]) -> Any:
@@ -117,8 +122,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
-    left = {"failed"} if config.launcher.retry == 0 else set()
-    todo = [q for q in queued if not q.finished and RunRecord(q.folder).read().get("status") not in left]
+    todo = [q for q in queued if not q.finished and not (config.launcher.retry == 0 and _failed(q))]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
     try:
         returned = launcher.launch([[f"resume={quoted(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
@@ -161,16 +165,35 @@ def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[
             names = [" ".join(r.overrides) or "defaults" for r in (seen[run.run_id], run)]
             raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
         seen[run.run_id] = run
-    alike = branches.plan([(r.config, r.prepared.sha256) for r in resolved])
-    branching = branches.facts(alike, [r.folder for r in resolved], [r.run_id for r in resolved])
-    each = zip(resolved, arms, composed, branching, strict=True)
-    return [_freeze(run, arm, options, facts) for run, arm, (_, options), facts in each]
+    queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
+    _branch(resolved, queued)
+    return queued
 
 
-def _freeze(run: Resolved, arm: Arm, options: dict[str, str], branching: dict[str, Any] | None = None) -> Queued:
+def _branch(resolved: list[Resolved], queued: list[Queued]) -> None:
+    """Let runs that begin alike train their common steps once."""
+    records = [RunRecord(q.folder) for q in queued]
+    left = [q.finished or (r.config.launcher.retry == 0 and _failed(q)) for q, r in zip(queued, resolved, strict=True)]
+
+    def can_be_trunk(place: int, step: int) -> bool:
+        """A run that will not be at work again has to have kept the checkpoint."""
+        return not left[place] or branches.kept(records[place], step) is not None
+
+    candidates = [
+        branches.Candidate(r.config, r.prepared.sha256, r.last_step, functools.partial(can_be_trunk, place))
+        for place, r in enumerate(resolved)
+    ]
+    branches.promise(branches.plan(candidates), records)
+
+
+def _failed(run: Queued) -> bool:
+    return RunRecord(run.folder).read().get("status") == "failed"
+
+
+def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
     written = {key_of(o): o.partition("=")[2].strip("'\"") for o in arm.written}
-    return freeze(run, label=label, arm=arm.name, written=written, choices=options, provenance=provenance(), branching=branching)
+    return freeze(run, label=label, arm=arm.name, written=written, choices=options, provenance=provenance())
 
 
 def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:

@@ -7,6 +7,7 @@ resuming gives.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -39,43 +40,51 @@ class Branch:
 
 
 # ------------------------------------------------------------------------------------------------------------ planning
-def plan(runs: Sequence[tuple[RunConfig, str]]) -> list[Branch | None]:
-    """For each run the earlier one that it shares most steps with, None where it shares too few.
+@dataclass(frozen=True)
+class Candidate:
+    """A run of a sweep: its configuration, the hash of its data, its last step; `can_be_trunk` at a step, as things stand."""
 
-    Args:
-        runs: configurations, each with the hash of its data.
-    """
+    config: RunConfig
+    data_sha256: str
+    last_step: int
+    can_be_trunk: Callable[[int], bool] = lambda step: True
+
+
+def plan(runs: Sequence[Candidate]) -> list[Branch | None]:
+    """For each run the earlier one that it shares most steps with, None where it shares too few."""
     found: list[Branch | None] = []
     families: dict[str, list[int]] = {}
     courses: dict[str, np.ndarray] = {}
-    for place, (config, data_sha256) in enumerate(runs):
-        family = families.setdefault(_all_but_schedules(config, data_sha256), [])
+    for place, run in enumerate(runs):
+        family = families.setdefault(_all_but_schedules(run), [])
+        found.append(_best(run, family, runs, courses) if run.config.checkpoint.branch else None)
         family.append(place)
-        found.append(None)
-        if not config.checkpoint.branch:
-            continue
-        for earlier in family[:-1]:
-            shared = _shared_steps(_course(runs[earlier][0], courses), _course(config, courses))
-            best = found[place]
-            if shared >= _LEAST_SHARED * config.steps and (best is None or shared > best.step):
-                found[place] = Branch(earlier, shared)
     return found
 
 
-def _all_but_schedules(config: RunConfig, data_sha256: str) -> str:
+def _best(run: Candidate, family: Sequence[int], runs: Sequence[Candidate], courses: dict[str, np.ndarray]) -> Branch | None:
+    shared = {e: _shared_steps(_course(runs[e].config, courses), _course(run.config, courses)) for e in family}
+    # past its last step, where the data ends, no run saves anything
+    enough = {e: n for e, n in shared.items() if _LEAST_SHARED * run.config.steps <= n < run.last_step}
+    usable = [e for e, n in enough.items() if runs[e].can_be_trunk(n)]
+    return None if not usable else Branch(best := max(usable, key=enough.__getitem__), enough[best])
+
+
+def _all_but_schedules(run: Candidate) -> str:
     """The same for runs that nothing but the schedules can tell apart."""
-    what = identity(config, data_sha256)
+    what = identity(run.config, run.data_sha256)
     optimizer = {k: v for k, v in what["optimizer"].items() if k != "reset_at"}
     return digest({k: v for k, v in what.items() if k not in {"lr", "wd"}} | {"optimizer": optimizer})
 
 
 def _course(config: RunConfig, known: dict[str, np.ndarray]) -> np.ndarray:
     """Learning rate, weight decay and whether the optimizer forgets, as each update uses them: steps x 3."""
-    hidden_size, steps = config.model.hidden_size, config.steps
-    forget_at = schedules.forget_step(config.optimizer.reset_at, steps, config.schedule_lag)
-    key = f"{config.lr.model_dump_json()} {config.wd.model_dump_json()} {hidden_size} {steps} {config.schedule_lag} {forget_at}"
+    hidden_size, steps, lag = config.model.hidden_size, config.steps, config.schedule_lag
+    forget_at = schedules.forget_step(config.optimizer.reset_at, steps, lag)
+    size = "" if config.lr.reference_hidden_size is None else hidden_size
+    key = f"{config.lr.model_dump_json()} {config.wd.model_dump_json()} {size} {steps} {lag} {forget_at}"
     if key not in known:
-        lr, wd = schedules.applied_rates(config.lr, config.wd, steps, hidden_size, config.schedule_lag)
+        lr, wd = schedules.applied_rates(config.lr, config.wd, steps, hidden_size, lag)
         known[key] = np.array([(lr(s), wd(s), s == forget_at) for s in range(1, steps + 1)])
     return known[key]
 
@@ -86,66 +95,114 @@ def _shared_steps(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else 0
 
 
-def facts(found: Sequence[Branch | None], folders: Sequence[Path], ids: Sequence[str]) -> list[dict[str, Any]]:
-    """What `run.json` says of each run: where it branches from, and at which steps others branch from it."""
+def promise(found: Sequence[Branch | None], records: Sequence[RunRecord]) -> None:
+    """Note in each `run.json` where its run begins, and at which steps others begin with it. For runs that are not at work.
+
+    What a run has promised stays so: another command may have runs that count on it.
+    """
     at: dict[int, set[int]] = {}
     for branch in found:
         if branch is not None:
             at.setdefault(branch.trunk, set()).add(branch.step)
-    said: list[dict[str, Any]] = []
-    for place, branch in enumerate(found):
-        begins = None
+    for place, (branch, record) in enumerate(zip(found, records, strict=True)):
+        known, begins = record.read(), None
+        if known.get("status") in FINAL:
+            continue
         if branch is not None:
-            begins = {"from": folders[branch.trunk].name, "id": ids[branch.trunk], "step": branch.step}
-        said.append({"branch": begins, "branch_at": sorted(at.get(place, ()))})
-    return said
+            trunk = records[branch.trunk]
+            begins = {"from": _name(trunk), "id": trunk.read().get("id"), "step": branch.step}
+        facts = {"branch": begins, "branch_at": sorted(at.get(place, set()).union(known.get("branch_at", ())))}
+        if any(known.get(k) != v for k, v in facts.items()):
+            record.update(**facts)
+
+
+def _name(record: RunRecord) -> str:
+    """A run's folder as seen from `out`: a sweep's runs may lie in the folders of several days."""
+    return f"{record.folder.parent.name}/{record.folder.name}"
 
 
 # ------------------------------------------------------------------------------------------------------------- running
-def leave(saved: Path, record: RunRecord) -> None:
-    """Keep a checkpoint of a run for the branches, whatever becomes of its others."""
+def leave(saved: Path, record: RunRecord, say: Callable[[str], None]) -> None:
+    """Keep a checkpoint of a run for the branches, whatever becomes of its others; where that can't be, they train alone."""
     place = record.branches / saved.name
-    if place.exists():
-        return
-    place.parent.mkdir(exist_ok=True)
+    partial = record.branches / f".{saved.name}"
     try:
-        os.link(saved, place)
-    except OSError:  # a file system without links
-        partial = place.with_name(f".{place.name}")
-        shutil.copyfile(saved, partial)
+        record.branches.mkdir(exist_ok=True)
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(saved, partial)
+        except OSError:  # a file system without links
+            shutil.copyfile(saved, partial)
         partial.replace(place)
+    except OSError as error:
+        say(f"{record.folder.name}: runs that go on from here will train alone: {error.strerror}")
 
 
-def beginning(record: RunRecord) -> Path | None:
-    """The checkpoint that a branch begins with, None where it isn't one or its trunk has not saved it."""
+def kept(record: RunRecord, step: int) -> Path | None:
+    """The checkpoint that a run keeps for its branches at a step, None where there is none."""
+    return next(record.branches.glob(f"step-{step:08d}-*.safetensors"), None)
+
+
+def _trunk(record: RunRecord) -> tuple[RunRecord, dict[str, Any]] | None:
+    """The trunk of a branch, and what the branch's record says of it."""
     branch = record.read().get("branch")
-    if not branch:
-        return None
-    trunk = RunRecord(record.folder.parent / branch["from"])
-    return next(trunk.branches.glob(f"step-{branch['step']:08d}-*.safetensors"), None)
+    return None if not branch else (RunRecord(record.folder.parent.parent / branch["from"]), branch)
 
 
-def take(record: RunRecord, config: RunConfig, threads: int, device: str) -> Checkpoint | None:
+def trunk_folder(record: RunRecord) -> Path | None:
+    """Where the run lies that a branch begins with; None for a run that is no branch."""
+    found = _trunk(record)
+    return None if found is None else found[0].folder
+
+
+def awaits(record: RunRecord) -> bool:
+    """Whether a run has nothing to go on from yet, and its trunk is still to save it."""
+    found = _trunk(record)
+    if found is None or any(record.checkpoints.glob("step-*.safetensors")):
+        return False
+    trunk, branch = found
+    return kept(trunk, branch["step"]) is None and trunk.read().get("step", 0) < branch["step"]
+
+
+def threads_of_trunk(record: RunRecord) -> int | None:
+    """With how many threads a branch's beginning was trained, where it is there."""
+    found = _trunk(record)
+    return None if found is None or kept(found[0], found[1]["step"]) is None else found[0].read().get("threads")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a branch begins with: the trunk's checkpoint, what to note of it, and the sessions that it was trained in."""
+
+    saved: Checkpoint
+    began_as: dict[str, Any]
+    sessions: list[dict[str, Any]]
+
+
+def take(record: RunRecord, config: RunConfig, threads: int, device: str) -> Beginning | None:
     """Begin a run where its trunk left it, with the trunk's evaluations until there; None where it has to begin by itself.
 
     Args:
         threads, device: of this process; the trunk must have run with the same ones, since others give other last bits.
     """
-    path = beginning(record)
-    if path is None:
-        return None
-    branch = record.read()["branch"]
-    trunk = RunRecord(path.parents[1])
-    known = trunk.read()
-    if (known.get("id"), known.get("threads"), known.get("device")) != (branch["id"], threads, device):
+    found = _trunk(record)
+    if found is None:
         return None
     from bitnet import checkpoint  # imports torch, which a controller does without
 
-    saved = checkpoint.read(path)
-    if saved is None or saved.facts.get("id") != branch["id"]:
+    trunk, branch = found
+    known, saved = trunk.read(), None
+    if (known.get("id"), known.get("threads"), known.get("device")) == (branch["id"], threads, device):
+        with contextlib.suppress(OSError):  # gone in the meantime: another controller has tidied up
+            path = kept(trunk, branch["step"])
+            saved = None if path is None else checkpoint.read(path)
+    rows = rows_until(trunk.metrics, branch["step"])
+    evaluated = [s for s in range(1, branch["step"] + 1) if s == 1 or s % config.eval_every == 0]
+    if saved is None or saved.facts.get("id") != branch["id"] or [int(row[0]) for row in rows] != evaluated:
         return None
-    write_atomically(record.metrics, _rewritten(rows_until(trunk.metrics, branch["step"]), config))
-    return saved
+    write_atomically(record.metrics, _rewritten(rows, config))
+    sessions = [s | {"of": branch["id"]} for s in known.get("sessions", []) if s.get("after_step", 0) < branch["step"]]
+    return Beginning(saved, branch, sessions)
 
 
 def _rewritten(rows: Sequence[Sequence[str]], config: RunConfig) -> str:
@@ -165,9 +222,10 @@ def _rewritten(rows: Sequence[Sequence[str]], config: RunConfig) -> str:
 
 
 def tidy(folders: Sequence[Path]) -> None:
-    """Remove what was kept for branches, where each of them is over."""
-    known = [RunRecord(f).read() for f in folders]
+    """Remove what these runs keep for branches, where no run beside them that is not over begins with it."""
+    beside = {place for top in {f.parent for f in folders} for place in top.glob("*/run.json")}
+    known = [RunRecord(place.parent).read() for place in beside]
     needed = {r["branch"]["from"] for r in known if r.get("branch") and r.get("status") not in FINAL}
-    for kept in (RunRecord(f).branches for f in folders if f.name not in needed):
-        if kept.exists():
-            shutil.rmtree(kept)
+    for record in map(RunRecord, folders):
+        if record.branches.exists() and _name(record) not in needed:
+            shutil.rmtree(record.branches, ignore_errors=True)  # another controller may be at it too

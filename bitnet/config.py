@@ -202,7 +202,8 @@ class ProbeConfig(Part):
 class CheckpointConfig(Part):
     """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`.
 
-    `branch`: whether a run of a sweep goes on from another one that trains the same until their schedules part.
+    `branch`: whether a run of a sweep goes on from another one that trains the same until their schedules part; that one keeps
+    its checkpoint of that step until the sweep is over.
     """
 
     every: Count = 1000

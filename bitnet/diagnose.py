@@ -158,17 +158,17 @@ def _headline(case: Case) -> str:
     """The answer in one sentence."""
     course, facts, run = case.course, case.facts, case.run
     judged = course[(course["kind"] != WARM_UP) & course["kind"].notna()]
-    broke = f" The loss was not finite at step {run['step']:,.0f}: the run diverged." if run["status"] == "diverged" else ""
+    remarks = f" The loss was not finite at step {run['step']:,.0f}: the run diverged." if run["status"] == "diverged" else ""
     if (apart := run["ln_vocab"] - run["unigram_entropy"]) < CLOSE_NATS:
-        broke += f" In this data all tokens are about as frequent (ln V is {apart:.2f} nats above the unigram entropy): here "
-        broke += "flat logits can't be told from known frequencies."
+        remarks += f" In this data all tokens are about as frequent (ln V is {apart:.2f} nats above the unigram entropy): here "
+        remarks += "flat logits can't be told from known frequencies."
     if not len(judged):
-        return f"Nothing can be said yet: {_why_nothing(case)}.{broke}"
+        return f"Nothing can be said yet: {_why_nothing(case)}.{remarks}"
     last = judged.iloc[-1]
     at_last = f"at step {last['Step']:,.0f}"
     if case.worst is None:
         circles = " Its greedy continuations go in circles, which is a problem of decoding." if last["kind"] == REPETITION else ""
-        return f"No collapse in {len(judged)} evaluations after warm-up, up to step {last['Step']:,.0f}.{circles}{broke}"
+        return f"No collapse in {len(judged)} evaluations after warm-up, up to step {last['Step']:,.0f}.{circles}{remarks}"
     onset, kind = facts["onset_step"], case.worst["kind"]
     already = onset == judged["Step"].iloc[0]
     begins = f"{kind.capitalize()} {'already at' if already else 'from'} step {onset:,.0f}"
@@ -182,7 +182,7 @@ def _headline(case: Case) -> str:
     else:
         end = f"over at step {facts['recovery_step']:,.0f}, after {facts['duration_steps']:,.0f} steps"
         end += "; its greedy continuations now go in circles" if last["kind"] == REPETITION else ""
-    return f"{begins}; {deep}; {end}.{broke}"
+    return f"{begins}; {deep}; {end}.{remarks}"
 
 
 def _why_nothing(case: Case) -> str:

@@ -27,6 +27,7 @@ from bitnet.files import existing, unwritable
 from bitnet.freeze import check_data
 from bitnet.identity import digest, identity
 from bitnet.overrides import key_of, readable_overrides
+from bitnet.progress import amount
 from bitnet.records import FINAL, RunRecord, locate, readable
 from bitnet.sources import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
 
@@ -66,7 +67,8 @@ class Forecast:
     """One run: None is what can't be known before its data is prepared, or was not measured.
 
     `steps`: at which step it ends, of `asked_steps`; `done`: from which checkpoint it goes on; `tokens`: up to its end;
-    `seconds`: from now on, alone on the machine; `memory`: bytes on its device; `disk`: bytes when it is over.
+    `seconds`: from now on, alone on the machine; `memory`: bytes on its device; `disk`: bytes when it is over; `trunk`: the
+    place of the run whose first `done` steps it shares; `folder`: where it lies, or will.
     """
 
     run_id: str | None
@@ -83,6 +85,8 @@ class Forecast:
     seconds: float | None
     disk: int
     checkpoint: int
+    trunk: int | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,7 @@ def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, size: cost.Footpri
         seconds=0.0 if finished else None,
         disk=cost.disk_bytes(size.checkpoint, config.checkpoint, ends, config.eval_every),
         checkpoint=size.checkpoint,
+        folder=folder,
     )
     return forecast, flags
 
@@ -271,17 +276,27 @@ def _branched(asked: Sequence[Asked], tokens: Sequence[Tokens], runs: Sequence[F
         return list(runs)
     drawn = list(runs)
     sweeps: dict[str | None, list[int]] = defaultdict(list)
-    for place_in, a in enumerate(asked):
-        sweeps[None if a.config.sweep is None else a.config.sweep.name].append(place_in)
+    for number, a in enumerate(asked):
+        sweeps[None if a.config.sweep is None else a.config.sweep.name].append(number)
     for members in sweeps.values():
-        plan = branches.plan([(asked[m].config, tokens[m].data.sha256 or _source(asked[m].config)) for m in members])
+        plan = branches.plan([_candidate(asked[m], tokens[m], runs[m]) for m in members])
         for member, branch in zip(members, plan, strict=True):
             run = drawn[member]
-            if branch is None or run.finished or run.done or drawn[members[branch.trunk]].finished:
-                continue
-            state = f"{run.state}, after step {branch.step:,} of {members[branch.trunk] + 1}"
-            drawn[member] = replace(run, state=state, done=branch.step)
+            if branch is not None and not run.finished and not run.done:
+                trunk = members[branch.trunk]
+                state = f"{run.state}, after step {branch.step:,} of {trunk + 1}"
+                drawn[member] = replace(run, state=state, done=branch.step, trunk=trunk)
     return drawn
+
+
+def _candidate(asked: Asked, tokens: Tokens, run: Forecast) -> branches.Candidate:
+    def can_be_trunk(step: int) -> bool:
+        """One that is over, or past that step, has to have kept the checkpoint."""
+        ahead = not run.finished and run.done < step
+        return ahead or (run.folder is not None and branches.kept(RunRecord(run.folder), step) is not None)
+
+    data_sha256 = tokens.data.sha256 or _source(asked.config)
+    return branches.Candidate(asked.config, data_sha256, run.steps or asked.config.steps, can_be_trunk)
 
 
 def _merged(flags: Iterable[Flag]) -> list[Flag]:
@@ -333,10 +348,11 @@ def _places(config: RunConfig, runs: Sequence[Forecast], place: Place) -> list[F
 
 
 def disk_needed(runs: Iterable[Forecast], place: Place) -> int:
-    """Bytes that the runs that are not over leave, and one more checkpoint for each that is at work."""
+    """Bytes that the runs that are not over leave; one more checkpoint for each at work, and for each step that others share."""
     todo = [r for r in runs if not r.finished]
     saving = heapq.nlargest(place.at_once or len(todo), (r.checkpoint for r in todo))
-    return sum(r.disk for r in todo) + sum(saving)
+    shared = {(r.trunk, r.done): r.checkpoint for r in todo if r.trunk is not None}
+    return sum(r.disk for r in todo) + sum(saving) + sum(shared.values())
 
 
 def _machine(runs: Sequence[Forecast], place: Place) -> list[Flag]:
@@ -366,14 +382,6 @@ def _busy(place: Place) -> list[Flag]:
     return [Flag("note", f"others use this machine (load {load:.1f} on {_counted(cores, 'core')}): idle, it is quicker")]
 
 
-def amount(size: float) -> str:
-    """Bytes in the unit that suits them, decimal."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size / 1e3:,.0f} kB"
-
-
 # ---------------------------------------------------------------------------------------------------------------- time
 def _seconds(
     asked: Sequence[Asked], runs: Sequence[Forecast], shapes: Sequence[Shape], place: Place, say: Callable[[str], None]
@@ -389,11 +397,3 @@ def _seconds(
         0.0 if run.finished else speeds[shape].seconds(run.done, run.steps or a.config.steps, a.config.eval_every)
         for shape, run, a in zip(shapes, runs, asked, strict=True)
     ]
-
-
-def makespan(seconds: Iterable[float], at_once: int) -> float:
-    """Seconds until the last run ends, each started in its turn as soon as a place is free."""
-    places = [0.0] * at_once
-    for s in seconds:
-        heapq.heapreplace(places, places[0] + s)
-    return max(places)

@@ -40,6 +40,7 @@ class Resolved:
     group: str | None
     overrides: list[str]
     folder: Path
+    last_step: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
     group = None if config.sweep is None else config.sweep.name
     folder = locate(Path(config.out), group, f"{readable(overrides)}-{run_id}")
     check_inside(folder, Path(config.out))
-    return Resolved(config, prepared, what, run_id, group, overrides, folder)
+    last_step = config.steps if batches.last_step is None else min(config.steps, batches.last_step)
+    return Resolved(config, prepared, what, run_id, group, overrides, folder, last_step)
 
 
 @functools.cache
@@ -122,13 +124,10 @@ def freeze(
     choices: dict[str, str],
     provenance: dict[str, Any],
     written: dict[str, str] | None = None,
-    branching: dict[str, Any] | None = None,
 ) -> Queued:
     """Write the run's folder, or find it there. What may change between sessions (device, threads, saving) is brought up
     to date in a run that is not finished; one that another process works on is left as it is.
 
-    Args:
-        branching: of `branches.facts`, in a sweep.
     Raises:
         UserError: for `overwrite=true` on a run that another process works on.
     """
@@ -141,14 +140,14 @@ def freeze(
                 record.clear()
                 known = {}
             if known.get("id") == run.run_id:
-                names = {"label": label, "arm": arm, "written": written or {}, "scale": run.config.scale_name} | (branching or {})
+                names = {"label": label, "arm": arm, "written": written or {}, "scale": run.config.scale_name}
                 if any(known.get(k) != v for k, v in names.items()):  # as the sweep's file has it now
                     record.update(**names)
                 if known.get("status") in FINAL:
                     return Queued(run.folder, True)
                 record.write_config(run.config.model_dump(mode="json"))
             else:
-                facts = _facts(run, label, arm, choices) | {"written": written or {}} | (branching or {}) | provenance
+                facts = _facts(run, label, arm, choices) | {"written": written or {}} | provenance
                 record.create(run.config.model_dump(mode="json"), facts)
             if run.group is not None and not run.config.overwrite:
                 return Queued(run.folder, _take_over(record, Path(run.config.out), run.run_id))

@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bitnet import branches, checkpoint, losses, optim
+from bitnet import checkpoint, losses, optim
 from bitnet.config import CheckpointConfig, ClipConfig, RegularizerConfig, SmoothingConfig
 from bitnet.data import Batches
 from bitnet.model import BitNet
@@ -185,6 +186,7 @@ def train(
     eval_every: int,
     saving: CheckpointConfig,
     branch_at: Collection[int],
+    for_branches: Callable[[Path], None],
     facts: dict,
     stopped: Callable[[], str | None],
     timing: Timing,
@@ -193,7 +195,7 @@ def train(
     """Train from the step after `start` to `last`.
 
     Evaluates at step 1, every `eval_every` steps and at `last`; saves every `saving.every` steps, at `last`, and when
-    `stopped()` names a reason to stop; what it saves at the steps `branch_at` stays for the runs that go on from there.
+    `stopped()` names a reason to stop; what it saves at the steps `branch_at` is also given to `for_branches`.
     `facts` go into every checkpoint.
     """
     metrics = MetricsFile(record.metrics, start)
@@ -224,7 +226,7 @@ def train(
         if save:
             saved = checkpoint.save(record.checkpoints, step, trainer.tensors(), facts, saving.keep)
             if step in branch_at:
-                branches.leave(saved, record)
+                for_branches(saved)
         if evaluate or save:
             record.update(step=step, timing=timing.until(step))
         if reason is not None and step < last:

@@ -6,6 +6,7 @@ sample or a run's record reaches the page as text: jinja2 escapes it, matplotlib
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from bitnet.layout import Section
 from bitnet.printed import MISSING, number
 from bitnet.verdicts import Verdict
 
+_LONGEST_NAME = 60  # of an experiment in a file's name
 MOST_ARMS = 48  # of an experiment whose runs are drawn one by one: a page of thousands would be read by nobody
 _CLASSES = {
     collapse.FLAT: "#D55E00",
@@ -67,19 +69,26 @@ def drawings(found: Sequence[Judged]) -> dict[str, str]:
     """The page's figures as files of their own, SVG by file name: curves of each column, and which factor matters."""
     files = {}
     for experiment in found:
-        name = re.sub(r"[^\w.-]+", "-", experiment.name.removeprefix("sweep "))
+        name = _file_name(experiment.name)
         shown = plotted.panels("curves", experiment, arm_names(experiment), MOST_ARMS)["panels"]
         for i, panel in enumerate(shown, 1):
             for column, svg in panel["figures"].items():
                 part = f"-{i}" if len(shown) > 1 else ""
                 title = ": ".join(t for t in (wording.opened(experiment.name), panel["title"]) if t)
                 files[f"{name}-{column}{part}.svg"] = figures.framed(svg, title, panel["legend"])
-        for effects in (_effects(e.moment, e) | {"moment": e.moment} for e in experiment.effects):
+        for effects in experiment.effects:
+            drawn = _effects(effects.moment, effects)
+            title = f"{wording.opened(experiment.name)}: held-out loss {drawn['where']}"
             for kind in ("shares", "contrasts"):
-                if effects[kind]:
-                    title = f"{wording.opened(experiment.name)}: held-out loss {effects['where']}"
-                    files[f"{name}-{effects['moment']}-{kind}.svg"] = figures.framed(effects[kind], title)
+                if drawn[kind]:
+                    files[f"{name}-{effects.moment}-{kind}.svg"] = figures.framed(drawn[kind], title)
     return files
+
+
+def _file_name(experiment: str) -> str:
+    """A short name for its files; that of runs of no sweep is a whole command."""
+    name = re.sub(r"[^\w.-]+", "-", experiment.removeprefix("sweep "))
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}-{hashlib.sha256(experiment.encode()).hexdigest()[:6]}"
 
 
 def _chapter(key: str, experiment: Judged) -> dict[str, Any]:

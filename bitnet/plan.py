@@ -27,9 +27,10 @@ from bitnet.compose import Composer, choices
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
 from bitnet.identity import digest, identity
-from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse
+from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse, typed_twice
 from bitnet.paths import share
-from bitnet.progress import clock
+from bitnet.progress import amount, clock
+from bitnet.timeline import Stretch, makespan
 from bitnet.train import complain, register_plugins, search_path
 
 if TYPE_CHECKING:  # they load torch, which --help and a refusal do without
@@ -84,6 +85,8 @@ def _asked(overrides: list[str], multirun: bool, config_dir: Path | None) -> tup
         UserError: when one can't be composed or is invalid, whatever raised it.
     """
     check_sweep(overrides, multirun)
+    for note in typed_twice(overrides):
+        print(note, file=sys.stderr)
     if config_dir is not None:
         if not config_dir.is_dir():
             raise UserError(f"--config-dir {config_dir}: no such folder")
@@ -180,8 +183,6 @@ def _steps(run: Forecast) -> str:
 
 def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the table, a row a run."""
-    from bitnet.forecast import amount
-
     named = any(r.arm for r in runs)
     heads = ["", "id", *(["arm"] if named else []), *differing]
     heads += ["parameters", "memory", "steps", "tokens", "time", "disk", "state"]
@@ -195,25 +196,37 @@ def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str],
 
 def totals(runs: Sequence[Forecast], place: Place) -> dict[str, Any]:
     """Sums over the runs that are not over; None is unknown."""
-    from bitnet.forecast import disk_needed, makespan
+    from bitnet.forecast import disk_needed
 
     todo = [r for r in runs if not r.finished]
-    seconds = None if any(r.seconds is None for r in todo) else [r.seconds for r in todo]
+    known = all(r.seconds is not None for r in todo)
     tokens = None if any(r.tokens is None for r in todo) else sum(r.tokens for r in todo)
     return {
         "runs": len(runs),
         "to_do": len(todo),
         "tokens": tokens,
-        "seconds": None if seconds is None else sum(seconds),
-        "seconds_at_once": None if seconds is None or place.at_once is None else makespan(seconds, place.at_once),
+        "seconds": sum(r.seconds for r in todo) if known else None,
+        "seconds_at_once": makespan(_stretches(runs), place.at_once) if known and place.at_once is not None else None,
         "disk": disk_needed(runs, place),
     }
 
 
+def _stretches(runs: Sequence[Forecast]) -> list[Stretch]:
+    """What each run that is not over has to do, and which other one it waits for."""
+    places = {number: place for place, number in enumerate(n for n, r in enumerate(runs) if not r.finished)}
+    found = []
+    for run in (runs[number] for number in places):
+        if run.trunk not in places:
+            found.append(Stretch(run.seconds))
+            continue
+        trunk = runs[run.trunk]
+        share = (run.done - trunk.done) / ((trunk.steps or trunk.asked_steps) - trunk.done)
+        found.append(Stretch(run.seconds, places[run.trunk], share * trunk.seconds))
+    return found
+
+
 def _summary(total: dict[str, Any], place: Place) -> str:
     """Totals in a sentence."""
-    from bitnet.forecast import amount
-
     text = f"{total['runs']} runs, {total['to_do']} to do: "
     if total["seconds"] is not None:
         text += f"{clock(total['seconds'])} one after another"
@@ -283,7 +296,7 @@ def _show(runs: Sequence[Forecast], flags: Sequence[Flag], place: Place, config:
 
 def _as_json(runs: Sequence[Forecast], flags: Sequence[Flag], place: Place) -> str:
     whole = {"place": place, "totals": totals(runs, place), "runs": list(runs), "flags": list(flags)}
-    return json.dumps(whole, indent=2, default=dataclasses.asdict)
+    return json.dumps(whole, indent=2, default=lambda o: str(o) if isinstance(o, Path) else dataclasses.asdict(o))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -115,8 +115,8 @@ def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu
 
 
 def _trunks(folders: Sequence[Path]) -> dict[Path, Path]:
-    known = {f: RunRecord(f).read().get("branch") for f in folders}
-    return {f: f.parent / branch["from"] for f, branch in known.items() if branch}
+    trunks = {f: branches.trunk_folder(RunRecord(f)) for f in folders}
+    return {f: trunk for f, trunk in trunks.items() if trunk is not None}
 
 
 def _ready(course: _Course) -> Path | None:
@@ -129,9 +129,11 @@ def _ready(course: _Course) -> Path | None:
         trunk = course.trunks.get(folder)
         if trunk in course.waiting:
             return False
-        return trunk not in course.running or branches.beginning(RunRecord(folder)) is not None
+        return trunk not in course.running or not branches.awaits(RunRecord(folder))
 
-    return next(filter(can_begin, course.waiting), None)
+    ready = next(filter(can_begin, course.waiting), None)
+    # records that two controllers wrote may name each other
+    return course.waiting[0] if ready is None and course.waiting and not course.running else ready
 
 
 def _start(forking: Server, course: _Course, where: Room, folder: Path) -> None:

@@ -19,6 +19,14 @@ from bitnet import heartbeat
 _BEAT_SECONDS = 1.0
 
 
+def amount(size: float) -> str:
+    """Bytes in the unit that suits them, decimal."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"
+
+
 class Progress:
     """Loss, tokens a second and time left of the run in `folder`. `tokens_per_step` scales the rate.
 

@@ -8,6 +8,7 @@ import platform
 import traceback
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,23 +168,18 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     device = pick_device(device_name)
     prepared = _its_data(record, config)
     known = record.read()
-    # the number of threads that a run began with stays, since another one gives other last bits
-    threads = known.get("threads") or threads or torch.get_num_threads()
+    # the number of threads that a run, or its trunk, began with stays, since another one gives other last bits
+    threads = known.get("threads") or config.threads or branches.threads_of_trunk(record) or threads or torch.get_num_threads()
     make_deterministic(threads)
     trainer = build(config, prepared, device)
-    saved = checkpoint.newest(record.checkpoints, say)
-    if saved is not None and saved.facts["id"] != known["id"]:
-        raise UserError(f"resume={record.folder}: its checkpoint belongs to another run; remove it, or start another run")
-    began_as = known.get("began_as")
-    if saved is None:
-        saved = branches.take(record, config, threads, describe(device))
-        began_as = None if saved is None else known["branch"]
+    branch_at, for_branches = known.get("branch_at", ()), functools.partial(branches.leave, record=record, say=say)
+    saved, began_as, sessions = _saved(record, config, threads, describe(device))
     start = 0
     if saved is not None:
         trainer.load(saved)
         start = saved.facts["step"]
-        alike = f" of {began_as['from']}, which trains the same until there" if saved.facts["id"] != known["id"] else ""
-        say(f"{record.folder.name}: resuming after step {start}{alike}")
+        if start in branch_at:
+            for_branches(saved.path)
     last = min(config.steps, trainer.batches.last_step or config.steps)
     session = {"began": now(), "after_step": start, "device": describe(device), "threads": threads, "host": platform.node()}
     (record.folder / "error.txt").unlink(missing_ok=True)
@@ -191,12 +187,12 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         status="running",
         reason=None,
         started=known.get("started") or session["began"],
-        began_as=began_as,
         finished=None,
         pid=os.getpid(),
         device=session["device"],
         threads=threads,
-        sessions=[*known.get("sessions", []), session | provenance()],
+        began_as=began_as,
+        sessions=[*sessions, session | provenance()],
         **_slurm_job(),
         data=data_facts(config, prepared),
         parameters=parameter_counts(trainer.model),
@@ -212,7 +208,8 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
             last=last,
             eval_every=config.eval_every,
             saving=config.checkpoint,
-            branch_at=known.get("branch_at", ()),
+            branch_at=branch_at,
+            for_branches=for_branches,
             facts={"id": known["id"]},
             stopped=requests.reason,
             timing=timing,
@@ -220,6 +217,29 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         )
         _finish(record, config, outcome, timing)
     return outcome.status == "queued"
+
+
+def _saved(
+    record: RunRecord, config: RunConfig, threads: int, device: str
+) -> tuple[checkpoint.Checkpoint | None, dict[str, Any] | None, list[dict[str, Any]]]:
+    """Where the run goes on from; which other run's steps it began with, if any; the sessions until there.
+
+    Raises:
+        UserError: when the checkpoint is of another run.
+    """
+    known = record.read()
+    saved = checkpoint.newest(record.checkpoints, say)
+    if saved is not None:
+        if saved.facts["id"] != known["id"]:
+            raise UserError(f"resume={record.folder}: its checkpoint belongs to another run; remove it, or start another run")
+        say(f"{record.folder.name}: resuming after step {saved.facts['step']}")
+        return saved, known.get("began_as"), known.get("sessions", [])
+    begun = branches.take(record, config, threads, device)
+    if begun is None:
+        return None, None, [s for s in known.get("sessions", []) if "of" not in s]
+    step, trunk = begun.began_as["step"], begun.began_as["from"]
+    say(f"{record.folder.name}: going on after step {step} of {trunk}, which trains the same until there")
+    return begun.saved, begun.began_as, begun.sessions
 
 
 def _slurm_job() -> dict[str, dict[str, str | None]]:

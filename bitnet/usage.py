@@ -36,8 +36,7 @@ fan-out: python -m bitnet.prepare.
 Flags and KEY=VALUE stand in any order. A path that holds a comma is quoted twice in a sweep: out="'a,b'".
 
 Exit codes: 0 all ended (a run that diverged has a result: so it did), 1 a run failed (error.txt in its folder has the
-traceback), 2 the input can't be used (one
-line says why), 130 interrupted and saved."""
+traceback), 2 the input can't be used (one line says why), 130 interrupted and saved."""
 
 
 def text(arguments: list[str] | None = None) -> str:

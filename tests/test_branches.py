@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet import branches, plan, train
+from bitnet import branches, plan, pool, train
 from bitnet.config import load
 from bitnet.records import RunRecord
 
@@ -36,7 +36,8 @@ def record(folder: Path) -> dict:
 
 
 def planned(values, *arms: str) -> list[tuple[int, int] | None]:
-    found = branches.plan([(load(values(*SMALL, *arm.split())), "data") for arm in arms])
+    configs = [load(values(*SMALL, *arm.split())) for arm in arms]
+    found = branches.plan([branches.Candidate(c, "data", c.steps) for c in configs])
     return [None if b is None else (b.trunk, b.step) for b in found]
 
 
@@ -62,6 +63,15 @@ def test_too_little_in_common_or_switched_off_is_trained_alone(values):
     assert planned(values, "wd=paper", "wd=wd005 checkpoint.branch=false") == [None, None]
 
 
+def test_nothing_is_shared_past_the_end_of_the_data_or_with_a_run_that_kept_nothing(values):
+    paper, wd005, wd01 = (load(values(*SMALL, f"wd={wd}")) for wd in ("paper", "wd005", "wd01"))
+    short = [branches.Candidate(c, "data", 10) for c in (paper, wd005)]
+    assert branches.plan(short) == [None, None]
+    over = branches.Candidate(paper, "data", 20, can_be_trunk=lambda step: False)
+    others = [branches.Candidate(c, "data", 20) for c in (wd005, wd01)]
+    assert branches.plan([over, *others]) == [None, None, branches.Branch(1, 10)]
+
+
 # ------------------------------------------------------------------------------------------------------ the same results
 @pytest.mark.parametrize("launcher", ["serial", "local"])
 def test_a_branch_ends_with_the_bits_of_a_run_alone(launcher):
@@ -73,37 +83,14 @@ def test_a_branch_ends_with_the_bits_of_a_run_alone(launcher):
         last = [max(p.name for p in f.glob("checkpoints/step*")) for f in (folder, alone[arm])]  # a name holds the hash
         assert last[0] == last[1]
         assert (folder / "samples.json").read_bytes() == (alone[arm] / "samples.json").read_bytes()
-    assert record(shared[0.0])["began_as"] is None
+    trunk = record(shared[0.0])
+    assert trunk["began_as"] is None
     for arm in (0.05, 0.1):
-        assert record(shared[arm])["began_as"] == {"from": shared[0.0].name, "id": record(shared[0.0])["id"], "step": 10}
-        assert record(shared[arm])["timing"]["steps_timed"] == 10
+        run, name = record(shared[arm]), f"{shared[0.0].parent.name}/{shared[0.0].name}"
+        assert run["began_as"] == {"from": name, "id": trunk["id"], "step": 10}
+        assert [(s.get("of"), s["after_step"]) for s in run["sessions"]] == [(trunk["id"], 0), (None, 10)]
+        assert run["timing"]["steps_timed"] == 10
     assert not list(Path("shared").glob("*/*/branches"))  # all are over
-
-
-def test_a_branch_whose_trunk_is_gone_damaged_or_of_another_machine_trains_alone(capfd):
-    command = [*ARMS, "launcher=serial", "wd=paper,wd005"]
-    assert train.main([*command, "out=whole"]) == 0
-    reference = (runs("whole")[0.05] / "metrics.csv").read_bytes()
-
-    def again(change) -> Path:
-        assert train.main([*command, "out=again", "wd=paper,wd005", "overwrite=true"]) == 0
-        trunk, branch = runs("again")[0.0], runs("again")[0.05]
-        shutil.rmtree(branch / "checkpoints")
-        (branch / "metrics.csv").unlink()
-        RunRecord(branch).update(status="queued", began_as=None)
-        trunk_saved = trunk / "branches" / "step-00000010-0123456789abcdef.safetensors"
-        trunk_saved.parent.mkdir()
-        trunk_saved.write_bytes(b"not what its name says")
-        change(trunk)
-        capfd.readouterr()
-        assert train.main([f"resume={branch}"]) == 0
-        assert "of wd=paper" not in capfd.readouterr().err
-        assert (branch / "metrics.csv").read_bytes() == reference
-        return branch
-
-    assert record(again(lambda trunk: None))["began_as"] is None
-    again(lambda trunk: shutil.rmtree(trunk))
-    again(lambda trunk: RunRecord(trunk).update(device="another"))
 
 
 def test_a_branch_that_is_stopped_goes_on_from_its_own_checkpoint(values):
@@ -120,16 +107,15 @@ def test_a_branch_that_is_stopped_goes_on_from_its_own_checkpoint(values):
 
 def test_what_is_kept_for_branches_stays_until_the_last_of_them_is_over(tmp_path):
     trunk, one, two = (RunRecord(tmp_path / name) for name in ("trunk", "one", "two"))
-    branch = {"from": "trunk", "id": "x", "step": 10}
+    branch = {"from": f"{tmp_path.name}/trunk", "id": "x", "step": 10}
     for run, facts in ((trunk, {"branch": None}), (one, {"branch": branch}), (two, {"branch": branch})):
         run.create({}, facts)
     trunk.branches.mkdir()
-    folders = [r.folder for r in (trunk, one, two)]
     one.update(status="done")
-    branches.tidy(folders)
-    assert trunk.branches.exists()
+    branches.tidy([trunk.folder, one.folder])
+    assert trunk.branches.exists()  # another command's run needs it
     two.update(status="diverged")
-    branches.tidy(folders)
+    branches.tidy([trunk.folder, one.folder])
     assert not trunk.branches.exists()
 
 
@@ -138,3 +124,82 @@ def test_the_plan_says_which_runs_go_on_from_another(capsys):
     runs = json.loads(capsys.readouterr().out)["runs"]
     of_the_first = (10, "after step 10 of 1")
     assert [(r["done"], r["state"].partition(", ")[2]) for r in runs] == [(0, ""), of_the_first, of_the_first]
+
+
+def _without_its_rows(trunk: Path, kept: Path) -> None:
+    lines = (trunk / "metrics.csv").read_text().splitlines(keepends=True)
+    (trunk / "metrics.csv").write_text("".join(lines[:3]))  # until step 4
+
+
+SPOILT = {
+    "nothing": lambda trunk, kept: None,
+    "file gone": lambda trunk, kept: kept.unlink(),
+    "file damaged": lambda trunk, kept: kept.write_bytes(b"not what its name says"),
+    "trunk gone": lambda trunk, kept: shutil.rmtree(trunk),
+    "rows missing": _without_its_rows,
+    "another device": lambda trunk, kept: RunRecord(trunk).update(device="another"),
+    "more threads": lambda trunk, kept: RunRecord(trunk).update(threads=2),
+    "another run": lambda trunk, kept: RunRecord(trunk).update(id="another"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_branch_that_can_not_begin_as_its_trunk_trains_alone(what, tmp_path_factory):
+    whole = tmp_path_factory.getbasetemp() / "whole"
+    if not whole.exists():
+        assert train.main([*ARMS, "launcher=serial", f"out={whole}"]) == 0
+    shutil.copytree(whole, "again")
+    trunk, branch = runs("again")[0.0], runs("again")[0.05]
+    reference = (branch / "metrics.csv").read_bytes()
+    (saved,) = trunk.glob("checkpoints/step-00000010-*")
+    branches.leave(saved, RunRecord(trunk), print)
+    shutil.rmtree(branch / "checkpoints")
+    (branch / "metrics.csv").unlink()
+    RunRecord(branch).update(status="queued", began_as=None)
+    SPOILT[what](trunk, trunk / "branches" / saved.name)
+    assert train.main([f"resume={branch.resolve()}"]) == 0
+    assert (branch / "metrics.csv").read_bytes() == reference
+    assert (record(branch)["began_as"] is None) == (what != "nothing")
+
+
+def test_a_run_waits_only_for_what_is_still_to_come(tmp_path):
+    trunk, branch = (RunRecord(tmp_path / "s" / name) for name in ("trunk", "branch"))
+    trunk.create({}, {"id": "x"})
+    branch.create({}, {"branch": {"from": "s/trunk", "id": "x", "step": 10}})
+    assert branches.awaits(branch) and not branches.awaits(trunk)
+    trunk.update(step=12)  # resumed past the step, by a command that knew of no branches
+    assert not branches.awaits(branch)
+    trunk.update(step=8)
+    branch.checkpoints.mkdir()
+    (branch.checkpoints / "step-00000004-0123456789abcdef.safetensors").touch()
+    assert not branches.awaits(branch)
+
+
+def test_runs_whose_records_name_each_other_still_begin(tmp_path):
+    one, two = (RunRecord(tmp_path / "s" / name) for name in ("one", "two"))
+    for run, other in ((one, "two"), (two, "one")):
+        run.create({}, {"branch": {"from": f"s/{other}", "id": "x", "step": 10}})
+    folders = [one.folder, two.folder]
+    course = pool._Course(list(folders), pool._trunks(folders))
+    assert pool._ready(course) == one.folder
+    course.waiting.remove(one.folder)
+    course.running.add(one.folder)
+    assert pool._ready(course) is None
+
+
+def test_a_promise_outlives_a_command_with_fewer_runs(tmp_path):
+    trunk, branch = (RunRecord(tmp_path / "s" / name) for name in ("trunk", "branch"))
+    for run in (trunk, branch):
+        run.create({}, {"id": run.folder.name})
+    branches.promise([None, branches.Branch(0, 10)], [trunk, branch])
+    branches.promise([None], [trunk])
+    assert trunk.read()["branch_at"] == [10]
+    assert branch.read()["branch"] == {"from": "s/trunk", "id": "trunk", "step": 10}
+
+
+def test_what_can_not_be_kept_is_said_and_stops_nothing(tmp_path, capsys):
+    run = RunRecord(tmp_path / "s" / "run")
+    run.create({}, {})
+    branches.leave(tmp_path / "nowhere", run, print)
+    assert "runs that go on from here will train alone" in capsys.readouterr().out
+    assert list(run.branches.iterdir()) == []

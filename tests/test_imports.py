@@ -19,7 +19,7 @@ FLOORS = [
     {"launching"},
     {"config"},
     {"identity"},
-    {"quant", "schedules", "losses", "metrics", "textstats"},
+    {"quant", "schedules", "losses", "metrics", "textstats", "timeline"},
     {"model"},
     {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "heldout", "progress"},
     {"continuations", "weights"},

@@ -16,6 +16,7 @@ from bitnet.config import load
 from bitnet.device import make_deterministic
 from bitnet.model import BitNet
 from bitnet.run import build
+from bitnet.timeline import Stretch, makespan
 
 SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny", "steps=20"]
 SMALL += ["probe.heldout_sequences=4", "threads=1", "launcher=serial"]
@@ -271,9 +272,16 @@ def test_a_measurement_gives_times(values):
 
 
 def test_runs_start_as_soon_as_a_place_is_free():
-    assert forecast.makespan([3, 1, 1, 1], 2) == 3
-    assert forecast.makespan([1, 1, 3], 2) == 4
-    assert forecast.makespan([], 2) == 0
+    assert makespan([Stretch(s) for s in (3, 1, 1, 1)], 2) == 3
+    assert makespan([Stretch(s) for s in (1, 1, 3)], 2) == 4
+    assert makespan([], 2) == 0
+
+
+def test_a_run_that_goes_on_from_another_one_waits_for_it():
+    assert makespan([Stretch(4), Stretch(2, 0, 2)], 2) == 4
+    assert makespan([Stretch(4), Stretch(3, 0, 2), Stretch(2)], 2) == 5  # the third goes while the second waits
+    assert makespan([Stretch(4), Stretch(2, 0, 2), Stretch(2, 0, 2)], 2) == 6
+    assert makespan([Stretch(4), Stretch(2, 0, 2)], 1) == 6
 
 
 def test_help_has_an_example(capsys):

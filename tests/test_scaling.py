@@ -107,6 +107,9 @@ def test_a_copied_file_that_keeps_the_other_sweeps_name_is_refused(records, tmp_
     assert train.main(["--config-dir", "own", "sweeps=mine", "scale=ci", "launcher=serial"]) == 2
     assert "sweeps=mine: its file says sweep.name=quickstart, another sweep's folder; write name: mine" in capfd.readouterr().err
     assert not (tmp_path / "outputs").exists()
+    (tmp_path / "own" / "sweeps" / "mine.yaml").write_text(text.replace("quickstart", "mine"))
+    tiny = ["--config-dir", "own", "scale=ci", "model=tiny", "steps=1", "launcher=serial"]
+    assert train.main([*tiny, "sweeps=mine.yaml"]) == 0
 
 
 def test_a_renamed_arm_is_found_under_its_new_name(records, tmp_path):
