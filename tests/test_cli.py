@@ -26,6 +26,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     """Each test in a folder of its own; what a command leaves in the process (arguments, environment, logging) is undone."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    root.handlers.clear()  # those of another file's tests write into streams that are gone
     monkeypatch.setattr(sys, "argv", ["bitnet-train"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(train, "_FULL_ERROR", False)
