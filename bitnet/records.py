@@ -64,8 +64,12 @@ def write_atomically(path: Path, text: str, *, lasting: bool = True) -> None:
 
 # -------------------------------------------------------------------------------------------------- names and places
 def readable(overrides: Iterable[str]) -> str:
-    """Overrides as one folder-safe, readable word: `optimizer=adamw,wd=paper`; `defaults` when there are none."""
+    """Overrides as one folder-safe, readable word: `optimizer=adamw,wd=paper`; `defaults` when there are none.
+
+    Of a path its last part stands there.
+    """
     text = ",".join(o.replace("'", "").replace('"', "") for o in overrides)
+    text = re.sub(r"(?<=[=,\[])[^=,\[\]]*/(?=[^/,\]]+)", "", text)
     text = re.sub(r"[^A-Za-z0-9=,._+-]+", "_", text).replace("..", "_").strip(".")
     if len(text) > _LABEL_LENGTH:  # what differs most often stands at the end
         text = f"{text[: _LABEL_LENGTH - 62]}--{text[-60:]}"

@@ -59,6 +59,8 @@ def test_readable_reads_like_the_command():
     assert readable(["model='256'"]) == "model=256"
     assert readable(["lr.peak=1.5e-3"]) == "lr.peak=1.5e-3"
     assert readable([]) == "defaults"
+    paths = ["data.paths=[/home/me/texts/a.txt,b.txt]", "tokenizer.path=models/gpt2", "seed=1"]
+    assert readable(paths) == "data.paths=_a.txt,b.txt_,tokenizer.path=gpt2,seed=1"
 
 
 # ---------------------------------------------------------------------------------------------------------------- places
