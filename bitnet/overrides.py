@@ -34,6 +34,10 @@ _ELSEWHERE = {
 }
 
 
+# Where another package brings options.
+_EXTRAS = {"hydra/sweeper": "pip install 'bitnet-ablation[search]' brings optuna (docs/searches.md)"}
+
+
 def refuse(message: str) -> NoReturn:
     """What an argument parser does about an error, in place of its own eight lines."""
     raise UserError(f"{message}; see --help")
@@ -204,6 +208,8 @@ def _no_option(error: MissingConfigException) -> UserError:
     group, _, option = error.missing_cfg_file.rpartition("/")
     options = sorted((o for o in error.options or [] if not o.startswith("_")), key=_numbers_first)
     listed = f"; allowed are {', '.join(options)}" if options else ""
+    if group in _EXTRAS:
+        listed += f"; {_EXTRAS[group]}"
     return UserError(f"{group}{'=' if group else ''}{option}: no such option{listed}{nearest(option, options)}")
 
 

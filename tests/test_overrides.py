@@ -29,6 +29,13 @@ def test_names_of_other_tools_lead_to_those_of_this_one(typed, capsys, monkeypat
     assert capsys.readouterr().err == f"error: {MEANT[typed]}\n"
 
 
+def test_a_sweeper_that_is_not_installed_is_named_with_its_package(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["bitnet-train"])
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["-m", "hydra/sweeper=nope"]) == 2
+    assert "pip install 'bitnet-ablation[search]' brings optuna" in capsys.readouterr().err
+
+
 def test_a_key_that_is_typed_again_with_another_value_is_said():
     said = ["note: wd is given 2 times; the last, wd=wd005, counts"]
     assert typed_twice(["wd=paper", "seed=1", "+wd=wd005", "seed=1", "hydra.mode=RUN", "hydra.mode=MULTIRUN"]) == said
