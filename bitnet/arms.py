@@ -122,7 +122,7 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
-    todo = [q for q in queued if not q.finished and not (config.launcher.retry == 0 and _failed(q))]
+    todo = [q for q in queued if not _is_left(q, config)]
     say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
     try:
         returned = launcher.launch([[f"resume={quoted(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
@@ -173,7 +173,7 @@ def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[
 def _branch(resolved: list[Resolved], queued: list[Queued]) -> None:
     """Let runs that begin alike train their common steps once."""
     records = [RunRecord(q.folder) for q in queued]
-    left = [q.finished or (r.config.launcher.retry == 0 and _failed(q)) for q, r in zip(queued, resolved, strict=True)]
+    left = [_is_left(q, r.config) for q, r in zip(queued, resolved, strict=True)]
 
     def can_be_trunk(place: int, step: int) -> bool:
         """A run that will not be at work again has to have kept the checkpoint."""
@@ -186,8 +186,9 @@ def _branch(resolved: list[Resolved], queued: list[Queued]) -> None:
     branches.promise(branches.plan(candidates), records)
 
 
-def _failed(run: Queued) -> bool:
-    return RunRecord(run.folder).read().get("status") == "failed"
+def _is_left(run: Queued, config: RunConfig) -> bool:
+    """Whether a launch leaves the run as it is: it is over, or failed and is not to be repeated."""
+    return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == "failed")
 
 
 def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:

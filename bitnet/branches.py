@@ -8,11 +8,9 @@ resuming gives.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from bitnet import schedules
 from bitnet.columns import COLUMNS, format_value
 from bitnet.config import RunConfig
 from bitnet.identity import digest, identity
-from bitnet.records import FINAL, RunRecord, rows_until, write_atomically
+from bitnet.records import FINAL, RunRecord, csv_text, rows_until, write_atomically
 
 if TYPE_CHECKING:
     from bitnet.checkpoint import Checkpoint
@@ -104,21 +102,17 @@ def promise(found: Sequence[Branch | None], records: Sequence[RunRecord]) -> Non
     for branch in found:
         if branch is not None:
             at.setdefault(branch.trunk, set()).add(branch.step)
+    known = [record.read() for record in records]
     for place, (branch, record) in enumerate(zip(found, records, strict=True)):
-        known, begins = record.read(), None
-        if known.get("status") in FINAL:
+        if known[place].get("status") in FINAL:
             continue
+        begins = None
         if branch is not None:
-            trunk = records[branch.trunk]
-            begins = {"from": _name(trunk), "id": trunk.read().get("id"), "step": branch.step}
-        facts = {"branch": begins, "branch_at": sorted(at.get(place, set()).union(known.get("branch_at", ())))}
-        if any(known.get(k) != v for k, v in facts.items()):
+            begins = {"from": records[branch.trunk].place, "id": known[branch.trunk].get("id"), "step": branch.step}
+        before = {"branch": known[place].get("branch"), "branch_at": known[place].get("branch_at", [])}
+        facts = {"branch": begins, "branch_at": sorted(at.get(place, set()).union(before["branch_at"]))}
+        if facts != before:  # most runs share nothing, and need no second writing
             record.update(**facts)
-
-
-def _name(record: RunRecord) -> str:
-    """A run's folder as seen from `out`: a sweep's runs may lie in the folders of several days."""
-    return f"{record.folder.parent.name}/{record.folder.name}"
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -158,7 +152,7 @@ def trunk_folder(record: RunRecord) -> Path | None:
 def awaits(record: RunRecord) -> bool:
     """Whether a run has nothing to go on from yet, and its trunk is still to save it."""
     found = _trunk(record)
-    if found is None or any(record.checkpoints.glob("step-*.safetensors")):
+    if found is None or record.saved_step:
         return False
     trunk, branch = found
     return kept(trunk, branch["step"]) is None and trunk.read().get("step", 0) < branch["step"]
@@ -211,14 +205,12 @@ def _rewritten(rows: Sequence[Sequence[str]], config: RunConfig) -> str:
         "LR": schedules.lr_schedule(config.lr, config.steps, config.model.hidden_size),
         "WD": schedules.wd_schedule(config.wd, config.steps),
     }
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    written: list[Iterable[str]] = [COLUMNS]
     for row in rows:
         cells = dict(zip(COLUMNS, row, strict=True))
         step = int(cells["Step"])
-        writer.writerow((cells | {name: format_value(name, value(step)) for name, value in own.items()}).values())
-    return buffer.getvalue()
+        written.append((cells | {name: format_value(name, value(step)) for name, value in own.items()}).values())
+    return csv_text(written)
 
 
 def tidy(folders: Sequence[Path]) -> None:
@@ -227,5 +219,5 @@ def tidy(folders: Sequence[Path]) -> None:
     known = [RunRecord(place.parent).read() for place in beside]
     needed = {r["branch"]["from"] for r in known if r.get("branch") and r.get("status") not in FINAL}
     for record in map(RunRecord, folders):
-        if record.branches.exists() and _name(record) not in needed:
+        if record.branches.exists() and record.place not in needed:
             shutil.rmtree(record.branches, ignore_errors=True)  # another controller may be at it too

@@ -366,6 +366,10 @@ class Batches:
         self.last_step: int | None = self.steps_per_pass if at_end == "stop" else None
         self._cached: tuple[int, np.ndarray] | None = None
 
+    def end(self, steps: int) -> int:
+        """The last step of a run of `steps`: earlier where a single pass ends."""
+        return steps if self.last_step is None else min(steps, self.last_step)
+
     def at(self, step: int) -> np.ndarray:
         """The batch of a step, counted from 1: int64 [batch_size, seq_len + 1]; inputs [:, :-1], targets [:, 1:].
 

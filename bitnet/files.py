@@ -1,10 +1,11 @@
-"""Files that others rely on: their hash, renames that last, and whether they can be written at all."""
+"""Files that others rely on: their hash, renames that last, whether they can be written at all, and a closed stdout."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 
@@ -25,6 +26,11 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def discard_output() -> None:
+    """Send what is still printed nowhere: a reader that stops early (`| head`) is no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def existing(path: Path) -> Path:

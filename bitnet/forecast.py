@@ -194,7 +194,7 @@ def _standing(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
         return "new", False, 0
     if status in FINAL:
         return status, True, 0
-    saved = max((int(p.name[5:13]) for p in (folder / "checkpoints").glob("step-[0-9]*.safetensors")), default=0)
+    saved = RunRecord(folder).saved_step
     if status == "failed" and config.launcher.retry == 0:
         return "failed, left", True, 0
     return f"{status}, goes on after step {saved:,}" if saved else f"{status}, from the start", False, saved

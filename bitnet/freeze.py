@@ -98,8 +98,7 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
     group = None if config.sweep is None else config.sweep.name
     folder = locate(Path(config.out), group, f"{readable(overrides)}-{run_id}")
     check_inside(folder, Path(config.out))
-    last_step = config.steps if batches.last_step is None else min(config.steps, batches.last_step)
-    return Resolved(config, prepared, what, run_id, group, overrides, folder, last_step)
+    return Resolved(config, prepared, what, run_id, group, overrides, folder, batches.end(config.steps))
 
 
 @functools.cache

@@ -43,17 +43,25 @@ _CLASSES = {
 _UNKNOWN = "#FFFFFF"
 
 
-def page(found: Sequence[Judged], commands: Sequence[str], tables_at: Path) -> str:
+Chapters = Sequence[Mapping[str, Any]]
+
+
+def chapters_of(found: Sequence[Judged]) -> Chapters:
+    """What a page shows of each experiment, its figures drawn."""
+    return [_chapter(f"e{i}", experiment) for i, experiment in enumerate(found)]
+
+
+def page(found: Sequence[Judged], chapters: Chapters, commands: Sequence[str], tables_at: Path) -> str:
     """The page of these experiments.
 
     Args:
+        chapters: of `chapters_of`.
         commands: what to type for this report. tables_at: where its tables lie as files.
     """
     source = resources.files("bitnet").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    chapters = [_chapter(f"e{i}", experiment) for i, experiment in enumerate(found)]
     values = {
         "answer": wording.answer(found),
         "chapters": chapters,
@@ -65,23 +73,21 @@ def page(found: Sequence[Judged], commands: Sequence[str], tables_at: Path) -> s
     return environment.from_string(source).render(values)
 
 
-def drawings(found: Sequence[Judged]) -> dict[str, str]:
+def drawings(chapters: Chapters) -> dict[str, str]:
     """The page's figures as files of their own, SVG by file name: curves of each column, and which factor matters."""
     files = {}
-    for experiment in found:
-        name = _file_name(experiment.name)
-        shown = plotted.panels("curves", experiment, arm_names(experiment), MOST_ARMS)["panels"]
+    for chapter in chapters:
+        name, shown = _file_name(chapter["name"]), chapter["curves"]["panels"]
         for i, panel in enumerate(shown, 1):
+            part = f"-{i}" if len(shown) > 1 else ""
+            title = ": ".join(t for t in (chapter["title"], panel["title"]) if t)
             for column, svg in panel["figures"].items():
-                part = f"-{i}" if len(shown) > 1 else ""
-                title = ": ".join(t for t in (wording.opened(experiment.name), panel["title"]) if t)
                 files[f"{name}-{column}{part}.svg"] = figures.framed(svg, title, panel["legend"])
-        for effects in experiment.effects:
-            drawn = _effects(effects.moment, effects)
-            title = f"{wording.opened(experiment.name)}: held-out loss {drawn['where']}"
+        for effects in chapter["effects"]:
+            title = f"{chapter['title']}: held-out loss {effects['where']}"
             for kind in ("shares", "contrasts"):
-                if drawn[kind]:
-                    files[f"{name}-{effects.moment}-{kind}.svg"] = figures.framed(drawn[kind], title)
+                if effects[kind]:
+                    files[f"{name}-{effects['moment']}-{kind}.svg"] = figures.framed(effects[kind], title)
     return files
 
 
@@ -166,7 +172,8 @@ def _dots(key: str, verdict: Verdict, experiment: Judged) -> str:
 def _effects(key: str, found: Effects) -> dict[str, Any]:
     """The root-cause figure of a crossed sweep at one moment."""
     lost = ", ".join(f"{n} {status}" for status, n in found.lost.items())
-    values: dict[str, Any] = {"where": MOMENTS[found.moment], "seeds": found.seeds, "lost": lost, "problem": found.problem}
+    values: dict[str, Any] = {"moment": found.moment, "where": MOMENTS[found.moment]}
+    values |= {"seeds": found.seeds, "lost": lost, "problem": found.problem}
     values |= {"sentence": "", "shares": "", "contrasts": "", "rows": []}
     if found.table is None or found.contrasts is None:
         waits = found.lost and set(found.lost) <= set(NOT_OVER)

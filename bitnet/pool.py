@@ -127,6 +127,8 @@ def _ready(course: _Course) -> Path | None:
 
     def can_begin(folder: Path) -> bool:
         trunk = course.trunks.get(folder)
+        if trunk is None:
+            return True
         if trunk in course.waiting:
             return False
         return trunk not in course.running or not branches.awaits(RunRecord(folder))

@@ -170,6 +170,16 @@ class RunRecord:
         return self.folder / "branches"
 
     @property
+    def place(self) -> str:
+        """The folder as seen from `out`: a sweep's runs may lie in the folders of several days."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint, 0 without one."""
+        return max((int(p.name[5:13]) for p in self.checkpoints.glob("step-[0-9]*.safetensors")), default=0)
+
+    @property
     def lock(self) -> Path:
         return self.folder / ".lock"
 
@@ -211,8 +221,7 @@ class RunRecord:
                 write_atomically(self.folder / name, (other.folder / name).read_text(encoding="utf-8"), lasting=False)
         own = self.read()
         theirs = {k: v for k, v in other.read().items() if k not in _OWN_FACTS}
-        origin = f"{other.folder.parent.name}/{other.folder.name}"
-        write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": origin}, indent=2) + "\n")
+        write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": other.place}, indent=2) + "\n")
 
     def clear(self) -> None:
         """Remove a run's results."""
@@ -248,7 +257,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        write_atomically(path, _csv([COLUMNS, *rows_until(path, step)]))
+        write_atomically(path, csv_text([COLUMNS, *rows_until(path, step)]))
 
     def append(self, values: Mapping[str, float | int | None]) -> None:
         """Add one evaluation and push it to disk, so that a checkpoint written later never outlives its rows.
@@ -260,12 +269,13 @@ class MetricsFile:
         if unknown:
             raise KeyError(f"columns {sorted(unknown)} are not declared in columns.py")
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv([[format_value(c, values.get(c)) for c in COLUMNS]]))
+            file.write(csv_text([[format_value(c, values.get(c)) for c in COLUMNS]]))
             file.flush()
             os.fsync(file.fileno())
 
 
-def _csv(rows: Iterable[Iterable[str]]) -> str:
+def csv_text(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as `metrics.csv` has them."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -20,6 +19,7 @@ import pandas as pd
 from bitnet import experiments, layout, printed, published, runs, tables, verdicts, verification, wording
 from bitnet.called import called
 from bitnet.errors import UserError
+from bitnet.files import discard_output
 from bitnet.judged import READ, Judged, judged
 
 _DESCRIPTION = """\
@@ -90,7 +90,7 @@ def _print(text: str) -> int:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
     return 0
 
 
@@ -121,9 +121,7 @@ def report(
     frames, sections = _all_tables(records, found, dirs)
     folder = dirs[0] / "tables" if out is None else out
     write(frames, folder)
-    page_file = _write_page(found, dirs, folder, html)
-    if figures is not None:
-        _write_figures(found, figures)
+    page_file = _write_page(found, dirs, folder, html, figures)
     width = max(_NARROWEST, shutil.get_terminal_size((_USUAL, 24)).columns)
     texts = [layout.render(section, style, width) for section in sections]
     comment = "% " * (style == "latex")
@@ -131,22 +129,21 @@ def report(
     return "\n".join([*texts, *([f"{comment}page: {page_file}"] if page_file is not None else [])])
 
 
-def _write_page(found: Sequence[Judged], dirs: Sequence[Path], folder: Path, html: Path | None) -> Path | None:
-    """The page's file; None where there is no run to write of."""
+def _write_page(
+    found: Sequence[Judged], dirs: Sequence[Path], folder: Path, html: Path | None, figures: Path | None
+) -> Path | None:
+    """The page's file, its figures written too where a folder is given for them; None where there is no run to write of."""
     if not found:
         return None
-    from bitnet.page import page  # matplotlib takes a second to import, which --help need not wait for
+    from bitnet.page import chapters_of, drawings, page  # matplotlib takes a second to import, which --help need not wait for
 
     file = dirs[0] / "report.html" if html is None else html
-    _save(page(found, [f"{called('report')} {shlex.join(map(str, dirs))}"], folder), file, "--html")
+    chapters = chapters_of(found)
+    _save(page(found, chapters, [f"{called('report')} {shlex.join(map(str, dirs))}"], folder), file, "--html")
+    if figures is not None:
+        for name, svg in drawings(chapters).items():
+            _save(svg, figures / name, "--figures")
     return file
-
-
-def _write_figures(found: Sequence[Judged], folder: Path) -> None:
-    from bitnet.page import drawings
-
-    for name, svg in drawings(found).items():
-        _save(svg, folder / name, "--figures")
 
 
 def _all_tables(

@@ -180,7 +180,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         start = saved.facts["step"]
         if start in branch_at:
             for_branches(saved.path)
-    last = min(config.steps, trainer.batches.last_step or config.steps)
+    last = trainer.batches.end(config.steps)
     session = {"began": now(), "after_step": start, "device": describe(device), "threads": threads, "host": platform.node()}
     (record.folder / "error.txt").unlink(missing_ok=True)
     record.update(

@@ -25,6 +25,7 @@ from rich.text import Text
 from bitnet import heartbeat, squeue
 from bitnet.called import called
 from bitnet.errors import UserError
+from bitnet.files import discard_output
 
 _COMMANDS = 3  # at most so many are printed of those that go on with runs
 _QUEUE_SECONDS = 30.0  # between two questions to the cluster's controller, which serves others too
@@ -327,8 +328,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:  # a reader that stops early (`| head`) is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        discard_output()
     return 0
 
 

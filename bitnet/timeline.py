@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,17 +23,16 @@ def makespan(runs: Sequence[Stretch], at_once: int) -> float:
     places = [0.0] * at_once
     waiting = list(range(len(runs)))
 
-    def earliest(run: int) -> float | None:
+    def earliest(run: int) -> float:
         trunk = runs[run].trunk
-        return 0.0 if trunk is None else began[trunk] + runs[run].head_start if trunk in began else None
+        return 0.0 if trunk is None else began.get(trunk, math.inf) + runs[run].head_start
 
     while waiting:
         free = places[0]
-        known = {run: at for run in waiting if (at := earliest(run)) is not None}
-        run = next((r for r, at in known.items() if at <= free), None)
+        run = next((r for r in waiting if earliest(r) <= free), None)
         if run is None:  # the place stays empty until one can
-            run = min(known, key=known.__getitem__)
-        began[run] = max(free, known[run])
+            run = min(waiting, key=earliest)
+        began[run] = max(free, earliest(run))
         waiting.remove(run)
         heapq.heapreplace(places, began[run] + runs[run].seconds)
     return max(places)

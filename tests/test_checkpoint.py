@@ -88,7 +88,7 @@ def set_aside(path: Path) -> Path:
     return path.with_name(path.name + ".damaged")
 
 
-def falls_back(tmp_path: Path, two: tuple[Path, Path], said: list[str]) -> None:
+def assert_falls_back(tmp_path: Path, two: tuple[Path, Path], said: list[str]) -> None:
     back = newest(tmp_path, said.append)
     assert back.path == two[0] and back.facts["step"] == 10
     assert len(said) == 1 and two[1].name in said[0] and "damaged" in said[0]
@@ -99,7 +99,7 @@ def test_a_truncated_file_falls_back(tmp_path, two):
     whole = two[1].read_bytes()
     for length in [0, 1, 7, 8, 9, 100, *range(200, len(whole), 499), len(whole) - 1]:
         two[1].write_bytes(whole[:length])
-        falls_back(tmp_path, two, [])
+        assert_falls_back(tmp_path, two, [])
 
 
 def test_a_flipped_bit_falls_back(tmp_path, two):
@@ -108,29 +108,29 @@ def test_a_flipped_bit_falls_back(tmp_path, two):
         damaged = bytearray(whole)
         damaged[place] ^= 4
         two[1].write_bytes(damaged)
-        falls_back(tmp_path, two, [])
+        assert_falls_back(tmp_path, two, [])
 
 
 def test_bytes_at_the_end_fall_back(tmp_path, two, said):
     two[1].write_bytes(two[1].read_bytes() + b"\0")
-    falls_back(tmp_path, two, said)
+    assert_falls_back(tmp_path, two, said)
 
 
 def test_a_file_under_another_checkpoints_name_falls_back(tmp_path, two, said):
     two[1].write_bytes(two[0].read_bytes())
-    falls_back(tmp_path, two, said)
+    assert_falls_back(tmp_path, two, said)
 
 
 def test_a_step_in_the_name_that_is_not_the_files_falls_back(tmp_path, two, said):
     """A good file, renamed to look newer than it is, would make the run go on from the wrong step."""
     renamed = two[1].rename(tmp_path / two[1].name.replace("00000020", "00000030"))
-    falls_back(tmp_path, (two[0], renamed), said)
+    assert_falls_back(tmp_path, (two[0], renamed), said)
 
 
 def test_a_folder_in_a_checkpoints_place_falls_back(tmp_path, two, said):
     two[1].unlink()
     two[1].mkdir()
-    falls_back(tmp_path, two, said)
+    assert_falls_back(tmp_path, two, said)
 
 
 def test_a_missing_file_is_no_damage(tmp_path, two, said):
@@ -178,7 +178,7 @@ def test_a_pickle_is_refused_and_never_run(form, tmp_path, two, said):
     pickle.dump(SideEffect(made), buffer) if form == "pickle" else torch.save({"w": SideEffect(made)}, buffer)
     two[1].write_bytes(buffer.getvalue())
     fitting = two[1].rename(tmp_path / f"step-00000020-{checkpoint._hash(two[1])}.safetensors")
-    falls_back(tmp_path, (two[0], fitting), said)
+    assert_falls_back(tmp_path, (two[0], fitting), said)
     assert not made.exists()
 
 
@@ -187,7 +187,7 @@ def test_a_foreign_safetensors_file_falls_back(facts, tmp_path, two, said):
     two[1].unlink()
     save_file({"w": torch.ones(2)}, tmp_path / "foreign", metadata=None if facts is None else {"facts": facts})
     name = f"step-00000020-{checkpoint._hash(tmp_path / 'foreign')}.safetensors"
-    falls_back(tmp_path, (two[0], (tmp_path / "foreign").rename(tmp_path / name)), said)
+    assert_falls_back(tmp_path, (two[0], (tmp_path / "foreign").rename(tmp_path / name)), said)
 
 
 # --------------------------------------------------------------------------------------------------------- failed writes

@@ -15,8 +15,8 @@ from bitnet.paths import PACKAGE
 # From the ground up. A module may import its own floor and those below; a new file is placed here before it passes.
 FLOORS = [
     {"errors", "columns", "paths", "published", "boundary", "files", "heartbeat", "called", "squeue", "parts", "stopping"},
-    {"invalid", "claims", "sources"},
-    {"launching"},
+    {"invalid", "claims"},
+    {"sources", "launching"},
     {"config"},
     {"identity"},
     {"quant", "schedules", "losses", "metrics", "textstats", "timeline"},
@@ -34,7 +34,7 @@ FLOORS = [
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
 ANALYSIS |= {"stats", "factors", "evidence", "verdicts", "collapse", "advice", "diagnose"}
 ANALYSIS |= {"judged", "declared", "wording", "figures", "plotted", "page"}
-GROUND = FLOORS[0] | FLOORS[1] | FLOORS[2]
+GROUND = FLOORS[0] | FLOORS[1]
 KNOWS_HYDRA = {"train", "arms", "several", "compose", "overrides", "prepare", "plan", "check", "plugins"}
 KNOWS_TORCH = {"quant", "losses", "metrics", "model", "optim", "checkpoint", "probe", "continuations", "weights"}
 KNOWS_TORCH |= {"loop", "run", "pool", "device", "worker", "cost", "checks", "training_checks"}
@@ -97,7 +97,7 @@ def test_analysis_reads_records_only(module):
 
 def test_no_circles():
     graph = {m: own(m) for m in MODULES}
-    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(MODULES)  # a circle has no order: CycleError
 
 
 @pytest.mark.parametrize("module", MODULES)
