@@ -24,6 +24,7 @@ from bitnet.compose import Composer, choices, plain, without_hydra
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
+from bitnet.identity import digest, identity
 from bitnet.launching import SweepConfig
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
 from bitnet.records import FINAL, RunRecord, declare, provenance, result
@@ -155,19 +156,23 @@ def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[
     """Compose and validate all arms, then freeze them; two that resolve to the same run are an error."""
     composed = [composer.arm(a.overrides) for a in arms]
     configs = [load(values) for values, _ in composed]
-    resolved = [
-        resolve(config, readable_overrides(arm.overrides, seed=True), check_device=not on_cluster)
-        for arm, config in zip(arms, configs, strict=True)
-    ]
-    seen: dict[str, Resolved] = {}
-    for run in resolved:
-        if run.run_id in seen:
-            names = [" ".join(r.overrides) or "defaults" for r in (seen[run.run_id], run)]
-            raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
-        seen[run.run_id] = run
+    overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
+    # once before any data is prepared, which takes minutes, and once more, since two spellings can name the same data
+    _check_different([digest(identity(c, str((c.data, c.tokenizer)))) for c in configs], overrides)
+    resolved = [resolve(c, o, check_device=not on_cluster) for c, o in zip(configs, overrides, strict=True)]
+    _check_different([r.run_id for r in resolved], overrides)
     queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
     _branch(resolved, queued)
     return queued
+
+
+def _check_different(ids: Sequence[str], overrides: Sequence[Sequence[str]]) -> None:
+    seen: dict[str, Sequence[str]] = {}
+    for run_id, its in zip(ids, overrides, strict=True):
+        if run_id in seen:
+            names = [" ".join(o) or "defaults" for o in (seen[run_id], its)]
+            raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
+        seen[run_id] = its
 
 
 def _branch(resolved: list[Resolved], queued: list[Queued]) -> None:

@@ -334,7 +334,15 @@ def test_recipes_give_way_to_what_is_typed():
 def test_two_arms_that_are_one_run_are_refused(capfd):
     assert train.main(["-m", "wd=paper,paper", *TINY]) == 2
     assert "two arms of the sweep resolve to the same run" in capfd.readouterr().err
-    assert run_folders() == []
+    assert run_folders() == [] and not list(Path("outputs").glob(".data/*"))  # said before any data is prepared
+
+
+def test_two_spellings_of_the_same_data_are_one_run(capfd, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("the same words once more, and then again\n" * 300)
+    data = ["data=text", "data.paths=[a.txt],[b.txt]", "tokenizer=bpe", "tokenizer.vocab_size=270", "probe.heldout_sequences=2"]
+    assert train.main(["-m", *data, "model=tiny", "steps=2", "threads=1"]) == 2
+    assert "two arms of the sweep resolve to the same run" in capfd.readouterr().err
 
 
 def test_a_failing_arm_leaves_the_others_and_gives_exit_code_1(monkeypatch):
