@@ -60,8 +60,7 @@ def expand(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:
     """
     named: Mapping[str, str] = {} if sweep is None else sweep.arms
     arms = [
-        (name, tuple(o for o in map(normalise, shlex.split(text)) if key_of(o) not in typed_keys))
-        for name, text in named.items()
+        (name, tuple(o for o in map(normalise, shlex.split(text)) if key_of(o) not in typed_keys)) for name, text in named.items()
     ]
     grid = {} if sweep is None else {k: v for k, v in sweep.grid.items() if k not in typed_keys}
     seeds = [] if sweep is None or "seed" in typed_keys else sweep.seeds

@@ -27,9 +27,9 @@ from bitnet.files import existing, unwritable
 from bitnet.freeze import check_data
 from bitnet.identity import digest, identity
 from bitnet.overrides import key_of, readable_overrides
-from bitnet.progress import amount
 from bitnet.records import FINAL, RunRecord, locate, readable
 from bitnet.sources import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
+from bitnet.units import amount
 
 _GPT2_VOCABULARY = 50_257
 _TYPICAL = ("steps", "batch_size", "seq_len", "seed", "eval_every", "precision")  # keys that are shown, typed or not

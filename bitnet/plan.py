@@ -29,9 +29,9 @@ from bitnet.errors import UserError
 from bitnet.identity import digest, identity
 from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse, typed_twice
 from bitnet.paths import share
-from bitnet.progress import amount, clock
 from bitnet.timeline import Stretch, makespan
 from bitnet.train import complain, register_plugins, search_path
+from bitnet.units import amount, clock
 
 if TYPE_CHECKING:  # they load torch, which --help and a refusal do without
     from bitnet.forecast import Asked, Flag, Forecast, Place

@@ -21,10 +21,10 @@ from rich.text import Text
 
 from bitnet import branches, heartbeat
 from bitnet.freeze import Busy, alone, say
-from bitnet.progress import clock
 from bitnet.records import RunRecord, now
 from bitnet.server import Gone, Server, how_it_ended, server
 from bitnet.stopping import SIGNALS
+from bitnet.units import clock
 
 SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
 _REDRAW_SECONDS = 0.5

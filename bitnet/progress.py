@@ -15,16 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from bitnet import heartbeat
+from bitnet.units import clock
 
 _BEAT_SECONDS = 1.0
-
-
-def amount(size: float) -> str:
-    """Bytes in the unit that suits them, decimal."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size / 1e3:,.0f} kB"
 
 
 class Progress:
@@ -34,8 +27,8 @@ class Progress:
     """
 
     def __init__(self, folder: Path, first_step: int, last_step: int, tokens_per_step: int) -> None:
-        self.folder, self.first, self.last, self.tokens_per_step = folder, first_step, last_step, tokens_per_step
-        self.began = time.monotonic()
+        self.folder, self.last, self.tokens_per_step = folder, last_step, tokens_per_step
+        self.timed_from: tuple[int, float] | None = None  # the first step's end: it and its evaluation warm everything up
         self.beaten = 0.0
         self.unique: float | int | None = None
         self.bar: tqdm | None = None
@@ -54,21 +47,27 @@ class Progress:
 
     def step(self, step: int, loss: float | None) -> None:
         """One more step is done; `loss` is the newest one known, which may be some steps old."""
+        if self.timed_from is None:
+            self.timed_from = (step, time.monotonic())
         if time.monotonic() - self.beaten >= _BEAT_SECONDS:
             self._beat(step, loss)
         if self.bar is None:
             return
         if loss is not None:
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {self._rate(step):,.0f} tok/s", refresh=False)
+            rate = self._rate(step)
+            speed = "" if rate is None else f", {rate:,.0f} tok/s"
+            self.bar.set_postfix_str(f"loss {loss:.3f}{speed}", refresh=False)
         self.bar.update(step - self.bar.n)
 
     def evaluated(self, step: int, row: dict[str, float | int | None]) -> None:
         """An evaluation is done."""
         self.unique = row["UniquePredictions"]
+        rate = self._rate(step)
+        speed = "" if rate is None else f"  {rate:,.0f} tok/s  {clock(self._left(step, rate))} left"
         line = (
             f"{_short(self.folder.name)}  step {step}/{self.last}  loss {row['Loss']:.4f}  unique {row['UniquePredictions']}"
             f"  held-out {row['heldout_loss']:.3f} (predicts {row['heldout_uniq']:.0f} tokens where "
-            f"{row['heldout_distinct_targets']:.0f} follow)  {self._rate(step):,.0f} tok/s  {clock(self._left(step))} left"
+            f"{row['heldout_distinct_targets']:.0f} follow){speed}"
         )
         if self.bar is not None:
             self.bar.clear()
@@ -78,22 +77,27 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def _beat(self, step: int, loss: float | None) -> None:
+        rate = self._rate(step)
         beat = {
             "time": time.time(),
             "step": step,
             "loss": loss,
             "unique": self.unique,
-            "tokens_per_second": round(self._rate(step), 1),
-            "left": round(self._left(step), 1),
+            "tokens_per_second": None if rate is None else round(rate, 1),
+            "left": None if rate is None else round(self._left(step, rate), 1),
         }
         heartbeat.write(self.folder, beat)
         self.beaten = time.monotonic()
 
-    def _rate(self, step: int) -> float:
-        return (step - self.first) * self.tokens_per_step / max(time.monotonic() - self.began, 1e-9)
+    def _rate(self, step: int) -> float | None:
+        """Tokens a second since the first step; None before there is another."""
+        if self.timed_from is None or step <= self.timed_from[0]:
+            return None
+        first, began = self.timed_from
+        return (step - first) * self.tokens_per_step / max(time.monotonic() - began, 1e-9)
 
-    def _left(self, step: int) -> float:
-        return (self.last - step) * self.tokens_per_step / max(self._rate(step), 1e-9)
+    def _left(self, step: int, rate: float) -> float:
+        return (self.last - step) * self.tokens_per_step / rate
 
 
 class Timing:
@@ -125,9 +129,3 @@ class Timing:
 def _short(name: str, most: int = 48) -> str:
     """A run's name for one line: its beginning and its end, which holds the id."""
     return name if len(name) <= most else f"{name[: most - 14]}...{name[-11:]}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as [h:]mm:ss."""
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"

@@ -26,6 +26,7 @@ from bitnet import heartbeat, squeue
 from bitnet.called import called
 from bitnet.errors import UserError
 from bitnet.files import discard_output
+from bitnet.units import clock
 
 _COMMANDS = 3  # at most so many are printed of those that go on with runs
 _QUEUE_SECONDS = 30.0  # between two questions to the cluster's controller, which serves others too
@@ -141,8 +142,11 @@ def _of_running(folder: Path, run: dict[str, Any], now: float, job: squeue.Job |
         return "stalled", step, _told(f"no heartbeat for {now - fresh:,.0f} s", _last_line(folder))
     if not beat:
         return "running", step, ""
-    loss = "" if beat.get("loss") is None else f"loss {beat['loss']:.3f}, "
-    return "running", step, f"{loss}{beat.get('tokens_per_second', 0):,.0f} tokens/s, {beat.get('left', 0) / 60:.0f} min left"
+    loss, rate, left = (beat.get(key) for key in ("loss", "tokens_per_second", "left"))
+    known = [] if loss is None else [f"loss {loss:.3f}"]
+    if rate is not None and left is not None:
+        known += [f"{rate:,.0f} tokens/s", f"{clock(left)} left"]
+    return "running", step, ", ".join(known)
 
 
 def _told(first: str, second: str) -> str:

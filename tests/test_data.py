@@ -124,9 +124,7 @@ def test_a_large_vocabulary_gets_wide_tokens(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="WikiText-2 and GPT-2's files are not here")
-@pytest.mark.parametrize(
-    ("encode", "train", "heldout"), [("documents", 295_877, 258_659), ("lines", 292_943, 256_061)]
-)
+@pytest.mark.parametrize(("encode", "train", "heldout"), [("documents", 295_877, 258_659), ("lines", 292_943, 256_061)])
 def test_wikitext_has_the_published_counts(tmp_path, encode, train, heldout):
     """Whole files; and without their empty lines, which have two tokens each (a blank and a newline)."""
     folder = SHARED / "wikitext-2"

@@ -20,9 +20,7 @@ from bitnet.textstats import REP_LENGTHS, rep, text_numbers
 SEQ_LEN, HELDOUT = 8, 4
 
 
-def probe(
-    seed: int = 0, quant: str = "ternary", tied: bool = False, vocab_size: int = 40, tokens: int = 4000, **knobs
-) -> Probe:
+def probe(seed: int = 0, quant: str = "ternary", tied: bool = False, vocab_size: int = 40, tokens: int = 4000, **knobs) -> Probe:
     torch.manual_seed(1)
     model = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=2, ffn_size=16, tied_head=tied)
     built = BitNet(model, QuantConfig(weights=quant, activations="float"), vocab_size, SEQ_LEN)

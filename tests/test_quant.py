@@ -274,8 +274,7 @@ def losses_of_five_steps(model: nn.Module, ids: Tensor) -> list[float]:
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(
     "quant_config",
-    [B158]
-    + [QuantConfig(weights=w, activations=a) for w, a in (("ternary", "float"), ("int8", "float"), ("bf16", "bf16"))],
+    [B158] + [QuantConfig(weights=w, activations=a) for w, a in (("ternary", "float"), ("int8", "float"), ("bf16", "bf16"))],
     ids=["b158", "ternary_a16", "int8_w", "bf16"],
 )
 def test_five_training_steps_follow_a_naive_composition(quant_config, fused):

@@ -42,8 +42,15 @@ def test_a_run_without_heartbeat_is_stalled_and_shows_what_it_said_last(tmp_path
     run(tmp_path, "never-beat", "running")
     found = by_name(tmp_path)
     assert {n: s.status for n, s in found.items()} == {"alive": "running", "lost": "stalled", "never-beat": "stalled"}
-    assert found["alive"].step == 42 and "loss 3.500" in found["alive"].detail
+    assert found["alive"].step == 42 and found["alive"].detail == "loss 3.500, 1,000 tokens/s, 01:30 left"
     assert "last words" in found["lost"].detail
+
+
+def test_a_run_in_its_first_step_has_no_speed_yet(tmp_path):
+    folder = run(tmp_path, "new", "running")
+    beat = {"time": time.time(), "step": 1, "loss": None, "unique": None, "tokens_per_second": None, "left": None}
+    (folder / ".progress.json").write_text(json.dumps(beat))
+    assert by_name(tmp_path)["new"].detail == ""
 
 
 def test_failures_come_first_and_keep_their_reason(tmp_path):

@@ -472,9 +472,7 @@ def test_the_sixth_seed_does_not_take_away_what_five_had_shown(claims):
 
 
 # ---------------------------------------------------------------------------------------------------------- explanations
-@pytest.mark.parametrize(
-    ("other", "word"), [("higher", "reproduced"), ("lower", "explained otherwise")]
-)
+@pytest.mark.parametrize(("other", "word"), [("higher", "reproduced"), ("lower", "explained otherwise")])
 def test_a_claim_that_holds_together_with_its_explanation(other, word):
     found = two_arms(5, 7, 4).judge(x=contrast(explained_by=["y"]), y=contrast(other))
     assert found["x"].word == word
