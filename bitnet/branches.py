@@ -20,6 +20,7 @@ import numpy as np
 from bitnet import schedules
 from bitnet.columns import COLUMNS, format_value
 from bitnet.config import RunConfig
+from bitnet.files import checkpoints
 from bitnet.identity import digest, identity
 from bitnet.records import FINAL, RunRecord, csv_text, rows_until, write_atomically
 
@@ -134,7 +135,7 @@ def leave(saved: Path, record: RunRecord, say: Callable[[str], None]) -> None:
 
 def kept(record: RunRecord, step: int) -> Path | None:
     """The checkpoint that a run keeps for its branches at a step, None where there is none."""
-    return next(record.branches.glob(f"step-{step:08d}-*.safetensors"), None)
+    return next((path for at, path in checkpoints(record.branches) if at == step), None)
 
 
 def _trunk(record: RunRecord) -> tuple[RunRecord, dict[str, Any]] | None:

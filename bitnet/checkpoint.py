@@ -19,9 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitnet.files import sha256, sync_folder
+from bitnet.files import checkpoint_name, checkpoint_parts, checkpoints, sha256, sync_folder
 
-_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 _ASIDE = ".saving"  # a folder, since the safetensors library writes to a temporary file of its own beside the one it is told
 _OS_ERROR = re.compile(r"(?:os error |Os \{ code: )(\d+)")
 _DAMAGED = ".damaged"
@@ -38,11 +37,6 @@ class Checkpoint:
     def below(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose name starts with `prefix/`, without it."""
         return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(f"{prefix}/")}
-
-
-def _hash(path: Path) -> str:
-    """What stands in a checkpoint's name."""
-    return sha256(path)[:16]
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
@@ -63,14 +57,14 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, A
         partial.chmod(aside.stat().st_mode & 0o666)  # what others may read, the umask says; the writer leaves it to the owner
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        path = folder / f"step-{step:08d}-{_hash(partial)}.safetensors"
+        path = folder / checkpoint_name(step, sha256(partial))
         partial.replace(path)
     except SafetensorError as error:  # its writer's word for a full disk, among others
         raise _as_os_error(error, folder) from error
     finally:
         _remove(aside)
     sync_folder(folder)
-    for old in _by_age(folder)[keep:]:
+    for _, old in checkpoints(folder)[keep:]:
         if old != path:
             old.unlink(missing_ok=True)
     return path
@@ -88,11 +82,6 @@ def _remove(aside: Path) -> None:
         shutil.rmtree(aside)
 
 
-def _by_age(folder: Path) -> list[Path]:
-    """Checkpoint files, the newest step first."""
-    return sorted((p for p in folder.glob("step-*.safetensors") if _NAME.fullmatch(p.name)), reverse=True)
-
-
 def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint whose content is what its name says, or None. For the one process that works on the run.
 
@@ -103,22 +92,22 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
         OSError: when a damaged one can't be renamed, or a half-written one removed.
     """
     _remove(folder / _ASIDE)
-    paths = _by_age(folder)
-    for path in paths:
+    saved = checkpoints(folder)
+    for _, path in saved:
         checkpoint = read(path)
         if checkpoint is not None:
             return checkpoint
         path.replace(path.with_name(path.name + _DAMAGED))
         say(f"checkpoint {path.name} is damaged, kept as {path.name}{_DAMAGED}; falling back to the one before")
-    if paths:
+    if saved:
         say("no sound checkpoint left: starting from the first step")
     return None
 
 
 def read(path: Path) -> Checkpoint | None:
     """The checkpoint in a file, or None when it is damaged."""
-    name = _NAME.fullmatch(path.name)
-    if name is None or not path.is_file() or _hash(path) != name[2]:
+    parts = checkpoint_parts(path.name)
+    if parts is None or not path.is_file() or path.name != checkpoint_name(parts[0], sha256(path)):
         return None
     try:
         with safe_open(path, framework="pt") as file:
@@ -127,5 +116,5 @@ def read(path: Path) -> Checkpoint | None:
     except (SafetensorError, json.JSONDecodeError):
         return None
     # the hash does not cover the step in the name
-    belongs = isinstance(facts, dict) and facts.get("step") == int(name[1])
+    belongs = isinstance(facts, dict) and facts.get("step") == parts[0]
     return Checkpoint(path, tensors, facts) if belongs else None

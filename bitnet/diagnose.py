@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -36,9 +35,9 @@ from bitnet.collapse import (
 )
 from bitnet.columns import HOW, TEXT_NUMBERS
 from bitnet.errors import UserError
+from bitnet.files import checkpoint_parts
 from bitnet.runs import read
 
-_CHECKPOINT = re.compile(r"step-(\d{8})-[0-9a-f]{16}\.safetensors(\.damaged)?")
 _WIDTH = 110
 _MEANS = {
     FLAT: "every token is about as likely as any other, and which one comes out on top is noise",
@@ -123,12 +122,12 @@ def _place(path: Path) -> tuple[Path, int | None]:
     """The folder to read and, for a checkpoint, its step."""
     if path.is_dir():
         return path, None
-    name = _CHECKPOINT.fullmatch(path.name)
+    parts = checkpoint_parts(path.name.removesuffix(".damaged"))
     if not path.is_file():
         raise UserError(f"{path}: no such run or checkpoint")
-    if name is None or not (path.resolve().parent.parent / "run.json").is_file():
+    if parts is None or not (path.resolve().parent.parent / "run.json").is_file():
         raise UserError(f"{path}: is no checkpoint in a run's folder; give a run, or its checkpoints/step-....safetensors")
-    return path.resolve().parent.parent, int(name[1])
+    return path.resolve().parent.parent, parts[0]
 
 
 def _until(metrics: pd.DataFrame, step: int, path: Path) -> pd.DataFrame:

@@ -1,12 +1,15 @@
-"""Files that others rely on: their hash, renames that last, whether they can be written at all, and a closed stdout."""
+"""Files that others rely on: their hash, checkpoints' names, renames that last, whether they can be written, a closed stdout."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
+
+_CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 
 
 def sha256(path: Path) -> str:
@@ -16,6 +19,23 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def checkpoint_name(step: int, digest: str) -> str:
+    """What a checkpoint's file is called: its step, and how the hash of its content begins."""
+    return f"step-{step:08d}-{digest[:16]}.safetensors"
+
+
+def checkpoint_parts(name: str) -> tuple[int, str] | None:
+    """Step and hash in the name of a checkpoint; None for any other file."""
+    parts = _CHECKPOINT.fullmatch(name)
+    return None if parts is None else (int(parts[1]), parts[2])
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in a folder with their steps, the newest first."""
+    named = [(checkpoint_parts(path.name), path) for path in folder.glob("step-*")]
+    return sorted(((parts[0], path) for parts, path in named if parts is not None), reverse=True)
 
 
 def sync_folder(folder: Path) -> None:

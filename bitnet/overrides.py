@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -151,12 +152,14 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
             raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
 
 
-def typed_twice(overrides: Iterable[str]) -> list[str]:
-    """What to say of keys that are typed again with another value, of which Hydra takes the last without a word."""
+def tell_repeats(overrides: Iterable[str]) -> None:
+    """Say on stderr which keys are typed again with another value, of which Hydra takes the last without a word."""
     values: dict[str, list[str]] = {}
     for override in (o for o in overrides if "=" in o and not key_of(o).startswith("hydra")):
         values.setdefault(key_of(override), []).append(override.split("=", 1)[1])
-    return [f"note: {k} is given {len(v)} times; the last, {k}={v[-1]}, counts" for k, v in values.items() if len(set(v)) > 1]
+    for key, given in values.items():
+        if len(set(given)) > 1:
+            print(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts", file=sys.stderr)
 
 
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:

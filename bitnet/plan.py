@@ -27,7 +27,7 @@ from bitnet.compose import Composer, choices
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
 from bitnet.identity import digest, identity
-from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse, typed_twice
+from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse, tell_repeats
 from bitnet.paths import share
 from bitnet.timeline import Stretch, makespan
 from bitnet.train import complain, register_plugins, search_path
@@ -85,8 +85,7 @@ def _asked(overrides: list[str], multirun: bool, config_dir: Path | None) -> tup
         UserError: when one can't be composed or is invalid, whatever raised it.
     """
     check_sweep(overrides, multirun)
-    for note in typed_twice(overrides):
-        print(note, file=sys.stderr)
+    tell_repeats(overrides)
     if config_dir is not None:
         if not config_dir.is_dir():
             raise UserError(f"--config-dir {config_dir}: no such folder")

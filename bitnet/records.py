@@ -26,6 +26,7 @@ import yaml
 
 from bitnet.columns import COLUMNS, format_value
 from bitnet.errors import UserError
+from bitnet.files import checkpoints
 
 SCHEMA = 1
 # libyaml where it is there: ten times as fast
@@ -177,7 +178,7 @@ class RunRecord:
     @property
     def saved_step(self) -> int:
         """The step of the newest checkpoint, 0 without one."""
-        return max((int(p.name[5:13]) for p in self.checkpoints.glob("step-[0-9]*.safetensors")), default=0)
+        return next((step for step, _ in checkpoints(self.checkpoints)), 0)
 
     @property
     def lock(self) -> Path:

@@ -24,7 +24,7 @@ from bitnet.called import called
 from bitnet.compose import choices
 from bitnet.config import load
 from bitnet.errors import UserError, in_one_line, is_of_disk
-from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split, typed_twice
+from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split, tell_repeats
 from bitnet.paths import share
 from bitnet.stopping import like_ctrl_c
 
@@ -158,8 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         overrides, flags, multirun = split(arguments)
         check_sweep(overrides, multirun)
-        for note in typed_twice(overrides):
-            print(note, file=sys.stderr)
+        tell_repeats(overrides)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag
         sys.argv = [sys.argv[0], *search_path([normalise(o) for o in overrides]), *flags]
         with like_ctrl_c(), server.kept(_fans_out(overrides, flags)):

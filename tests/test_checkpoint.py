@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitnet import checkpoint
+from bitnet import checkpoint, files
 from bitnet.checkpoint import newest, read, save
 
 
@@ -177,7 +177,7 @@ def test_a_pickle_is_refused_and_never_run(form, tmp_path, two, said):
     buffer = io.BytesIO()
     pickle.dump(SideEffect(made), buffer) if form == "pickle" else torch.save({"w": SideEffect(made)}, buffer)
     two[1].write_bytes(buffer.getvalue())
-    fitting = two[1].rename(tmp_path / f"step-00000020-{checkpoint._hash(two[1])}.safetensors")
+    fitting = two[1].rename(tmp_path / files.checkpoint_name(20, files.sha256(two[1])))
     assert_falls_back(tmp_path, (two[0], fitting), said)
     assert not made.exists()
 
@@ -186,7 +186,7 @@ def test_a_pickle_is_refused_and_never_run(form, tmp_path, two, said):
 def test_a_foreign_safetensors_file_falls_back(facts, tmp_path, two, said):
     two[1].unlink()
     save_file({"w": torch.ones(2)}, tmp_path / "foreign", metadata=None if facts is None else {"facts": facts})
-    name = f"step-00000020-{checkpoint._hash(tmp_path / 'foreign')}.safetensors"
+    name = files.checkpoint_name(20, files.sha256(tmp_path / "foreign"))
     assert_falls_back(tmp_path, (two[0], (tmp_path / "foreign").rename(tmp_path / name)), said)
 
 
@@ -261,7 +261,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from bitnet import checkpoint
-checkpoint._hash = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.sha256 = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.save(Path(sys.argv[1]), 30, {"w": torch.zeros(1000)}, {"id": "a"}, keep=1)
 """
 
