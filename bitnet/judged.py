@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -131,7 +130,6 @@ def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Ju
     columns = [c for c in dict.fromkeys([*READ, *_named(sweeps)]) if c in COLUMNS]
     alone = not shared["also_in"].map(len).any() and set(columns) <= set(records.metrics.columns)
     own = records.of(ids) if alone else _only(run_folders.read([folder], columns), name)
-    own = replace(own, runs=told(own.runs))
     kinds = _kinds(own.runs, sweeps[-1] if sweeps else {})
     found = [_kind(f"sweep {name}", folder, own.of(of), label) for label, of in kinds.items()]
     if len(found) < 2:
@@ -179,24 +177,6 @@ def _only(records: Records, sweep: str) -> Records:
 
 
 # ------------------------------------------------------------------------------------------------- runs that belong together
-def told(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with what their `run.json` says beside: `scale` (its name or None), `data_sha256`, `taken_from`."""
-    said = [_record(Path(folder)) for folder in runs["folder"]]
-    scales = [r["scale"] if "scale" in r else value_at(c, "scale.name") for r, c in zip(said, runs["config"], strict=True)]
-    columns = {"scale": scales, "data_sha256": [value_at(r, "data.sha256") for r in said]}
-    columns["taken_from"] = [r.get("taken_from") for r in said]
-    return runs.assign(**{name: pd.Series(values, runs.index, dtype="object") for name, values in columns.items()})
-
-
-def _record(folder: Path) -> Mapping[str, Any]:
-    """`run.json` again; of a run that is begun anew at this moment nothing, as if it had not been there."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]:
     """Ids of the runs of each scale, data and length, unless the sweep's own arms vary it: largest first, then newest."""
     keys = [o.partition("=")[0] for text in (sweep.get("arms") or {}).values() for o in shlex.split(text)]
@@ -274,18 +254,13 @@ def _effects(experiment: Judged, moment: str) -> Effects:
 
 # --------------------------------------------------------------------------------------------------------------- labels
 def arm_names(experiment: Judged) -> pd.Series:
-    """A name for each arm, by arm_id: the levels of a crossing, the sweep's own name for it, or what it was given."""
+    """A name for each arm, by arm_id: the levels of a crossing, else as `tables.arms` has it."""
     runs = experiment.records.runs
+    names = tables.arms(runs)["arm"]
+    if not experiment.factors:
+        return names
     first = runs.drop_duplicates("arm_id").set_index("arm_id")
-    given = tables.arms(runs)["arm"]
-    if experiment.factors:
-        levels = {f: level_of(first, f) for f in experiment.factors}
-        order = sorted(first.index, key=lambda arm: [experiment.factors[f].index(levels[f][arm]) for f in levels])
-        names = pd.Series({arm: ", ".join(f"{f}={of[arm]}" for f, of in levels.items()) for arm in order}, dtype="object")
-        given = given.reindex(order)
-    else:
-        names = first["arm"].fillna("").astype(str).reindex(given.index)
-        if len(names) > 1 and names.nunique() == 1:
-            return given  # one arm along a grid: its name tells nothing apart
-    names = names.mask(names == "", given)
-    return names.mask(names.duplicated(keep=False), names + ": " + given)
+    levels = {f: level_of(first, f) for f in experiment.factors}
+    order = sorted(first.index, key=lambda arm: [experiment.factors[f].index(levels[f][arm]) for f in levels])
+    crossed = pd.Series({arm: ", ".join(f"{f}={of[arm]}" for f, of in levels.items()) for arm in order}, dtype="object")
+    return crossed.mask(crossed.duplicated(keep=False), crossed + ": " + names.reindex(order))

@@ -159,13 +159,14 @@ def _all_tables(
         sections.append(printed.contents({name: len(ids) for name, ids in groups.items()}))
     left = list(found)
     for name, ids in groups.items():
-        part = records.of(ids)
+        here = [e for e in left if set(e.records.runs.index) <= set(ids)]
+        left = [e for e in left if e not in here]
+        # a run that several sweeps share has its arm's name in this one
+        part = here[0].records if len(here) == 1 and len(here[0].records.runs) == len(ids) else records.of(ids)
         frames, own = _tables(part, theirs[theirs["arm_id"].isin(part.runs["arm_id"])])
         for frame in frames.values():
             frame.insert(0, "experiment", name)
         parts.append(frames)
-        here = [e for e in left if set(e.records.runs.index) <= set(ids)]
-        left = [e for e in left if e not in here]
         claims = [section for e in here if (section := wording.section(e)) is not None]
         sections += [printed.opening(name, len(ids), tables.shared_overrides(part.runs)), *claims, *own]
     frames = {table: pd.concat([each[table] for each in parts], ignore_index=True) for table in parts[0]}

@@ -125,6 +125,9 @@ def _row(folder: Path) -> dict[str, Any]:
     row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "started", "finished", "sweep")}
     row |= {
         "folder": str(folder),
+        "scale": record["scale"] if "scale" in record else value_at(config, "scale.name"),
+        "data_sha256": value_at(record, "data.sha256"),
+        "taken_from": record.get("taken_from"),
         "seed": _number(record, "run.json", "seed"),
         "step": _number(record, "run.json", "step", default=math.nan),
         "steps": steps,
@@ -217,7 +220,12 @@ def _merge_same_runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
                 "also_in": tuple(r["folder"] for r in same if r is not best),
             }
         )
-    return pd.DataFrame(merged).set_index("id", drop=False).rename_axis("run") if merged else pd.DataFrame()
+    if not merged:
+        return pd.DataFrame()
+    frame = pd.DataFrame(merged).set_index("id", drop=False).rename_axis("run")
+    for column in ("scale", "data_sha256", "taken_from"):  # None stays None, beside texts too
+        frame[column] = pd.Series([row[column] for row in merged], frame.index, dtype="object")
+    return frame
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics

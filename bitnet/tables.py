@@ -10,6 +10,8 @@ runs that differ by seed only share. Rules that hold in every table:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from bitnet import published as study
@@ -76,7 +78,7 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
     """
     first = runs.drop_duplicates("arm_id").set_index("arm_id")
     table = first[["hidden_size", "steps", "boundary_step", "metric"]].copy()
-    table.insert(0, "arm", _names(first, shared_overrides(runs)))
+    table.insert(0, "arm", _names(runs, first))
     by_arm = runs.groupby("arm_id")
     table["ceiling"] = by_arm["ceiling"].max()
     table["runs"] = by_arm.size()
@@ -87,17 +89,46 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shared_overrides(runs: pd.DataFrame) -> list[str]:
-    """The overrides that every run of several arms was given, in their order; none where there is one arm only."""
-    given = list(runs["overrides"])
-    if runs["arm_id"].nunique() < 2 or not given:
+    """The overrides that the name of no arm repeats, in their order: what every run of several arms was given.
+
+    Of an arm that is alone it is what it was given, where its sweep has a name for it.
+    """
+    if runs["arm_id"].nunique() < 2 and not (_sweeps_own(runs) != "").any():
         return []
-    everywhere = set.intersection(*map(set, given))
-    return [o for o in given[0] if o in everywhere and not o.startswith("seed=")]
+    return _shared(list(runs["overrides"]))
 
 
-def _names(first: pd.DataFrame, shared: list[str]) -> pd.Series:
+def _shared(given: Sequence[Sequence[str]]) -> list[str]:
+    everywhere = set.intersection(*map(set, given)) if given else set()
+    return [o for o in given[0] if o in everywhere and not o.startswith("seed=")] if given else []
+
+
+def _sweeps_own(runs: pd.DataFrame) -> pd.Series:
+    """What the sweep calls the arm of each run; empty where several sweeps or none are looked at, or it has no name for one.
+
+    One name for several arms, along a grid of the sweep, is none.
+    """
+    common = set.intersection(*map(set, runs["sweeps"])) if len(runs) else set()
+    own = runs["arm"].fillna("").astype(str)
+    one_for_all = runs["arm_id"].nunique() > 1 and own.nunique() == 1
+    return own if common and (own != "").all() and not one_for_all else own.where(own == "", "")
+
+
+def _names(runs: pd.DataFrame, first: pd.DataFrame) -> pd.Series:
+    """The sweep's own names for its arms, with what tells apart those of one name; without such names what each was given."""
+    names = _sweeps_own(runs.drop_duplicates("arm_id")).set_axis(first.index)
+    if (names == "").any():
+        return _given(first)
+    for _, same in first.groupby(names):
+        if len(same) > 1:
+            names[same.index] += ", " + _given(same)
+    return names
+
+
+def _given(first: pd.DataFrame) -> pd.Series:
     """What each arm was given beyond the others, with size, length, data or at last the id where two would read the same."""
     names = first["label"].where(first["label"] != "", "defaults")
+    shared = _shared(list(first["overrides"])) if len(first) > 1 else []
     if shared:
         own = first["overrides"].map(lambda given: [o for o in given if o not in shared and not o.startswith("seed=")])
         if own.map(len).any():
