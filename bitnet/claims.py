@@ -21,7 +21,7 @@ RUN_FACTS: dict[str, str] = {
     "onset_step": "first evaluation that is collapsed; empty for a run that never is",
     "collapsed_share": "share of the evaluations after warm-up that are collapsed",
     "duration_steps": "steps from onset to recovery, or to the end of the run",
-    "depth": "how far the held-out loss stands above the corpus's unigram entropy at its worst after warm-up, nats; 0 when below",
+    "depth": "how far the held-out loss is above the corpus's unigram entropy at its worst after warm-up, nats; below 0: never",
     "recovery_step": "first evaluation from which on none is collapsed; empty where there is none",
     "collapsed_at_end": "1 when the last evaluation is collapsed, else 0",
     "diverged": "1 when the loss was not finite, else 0",

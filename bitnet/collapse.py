@@ -51,6 +51,14 @@ def warmup_steps(config: dict) -> float:
     return float(steps) if isinstance(steps, int | float) else math.nan
 
 
+def is_warming(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
+    """Whether an evaluation is of step 1, or of a learning rate that still rises; aligned with `metrics`."""
+    if not len(metrics):
+        return pd.Series(index=metrics.index, dtype="bool")
+    warmup = metrics["run"].map(pd.Series([warmup_steps(c) for c in runs["config"]], runs.index, dtype="float64"))
+    return (metrics["Step"] == 1) | (metrics["Step"] < warmup)
+
+
 def classes(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
     """The class of each evaluation, NaN where it lacks what a class needs; aligned with `metrics`.
 
@@ -62,16 +70,15 @@ def classes(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
     """
     if not len(metrics):
         return pd.Series(index=metrics.index, dtype="object")
-    facts = runs[["ln_vocab", "unigram_entropy"]].assign(warmup=[warmup_steps(c) for c in runs["config"]])
+    facts = runs[["ln_vocab", "unigram_entropy"]]
     m = metrics[["run", *NEEDED]].join(facts, on="run")
     loss, top, frequencies = m["heldout_loss"], m["ln_vocab"], m["unigram_entropy"]
-    warming = (m["Step"] == 1) | (m["Step"] < m["warmup"])
     flat = (m["logit_std"] < FLAT_SPREAD) & (loss > (top + frequencies) / 2 - SLACK_NATS)
     few = m["heldout_uniq"] <= FEW * m["heldout_distinct_targets"].clip(lower=1 / FEW)  # one token is always few
     frequency = few & (loss > frequencies - SLACK_NATS)
     repeating = (loss < frequencies - SLACK_NATS) & (m["greedy_seq_rep_4"] >= REPETITIVE)
     known = m[["heldout_loss", "heldout_uniq", "heldout_distinct_targets", "logit_std", *facts.columns]].notna().all(axis=1)
-    conditions = [~known, warming, flat, frequency, repeating]
+    conditions = [~known, is_warming(runs, metrics), flat, frequency, repeating]
     found = np.select(conditions, ["", WARM_UP, FLAT, FREQUENCY, REPETITION], NONE)
     return pd.Series(found, index=metrics.index, dtype="object").where(known)
 
@@ -86,25 +93,31 @@ def run_facts(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """The numbers of `claims.RUN_FACTS` of each run, indexed by run; NaN where there is none.
 
     They are of the evaluations so far: whether a run is over, its status says. A run that never collapsed has a duration of
-    0, and no onset and no recovery. One without a single evaluation after warm-up has none of them.
+    0, and no onset and no recovery. One without a single evaluation after warm-up has none of them, and one with an
+    evaluation whose class is not known has a depth alone: the others may have been decided by that very evaluation.
 
     Args:
         runs, metrics: as for `classes`.
     """
     collapsed = is_collapsed(classes(runs, metrics))
-    judged = metrics[["run", "Step", "heldout_loss"]].assign(collapsed=collapsed)[collapsed.notna()]
-    courses = {run: _course(of) for run, of in judged.groupby("run", sort=False)}
+    after = metrics[["run", "Step", "heldout_loss"]].assign(collapsed=collapsed)[~is_warming(runs, metrics)]
+    if len(after):  # the evaluation at which a run diverged has no loss, which its status says
+        after = after[after["heldout_loss"].notna() | (after["run"].map(runs["status"]) != "diverged")]
+    courses = {run: _course(of) for run, of in after.groupby("run", sort=False)}
     facts = pd.DataFrame.from_dict(courses, orient="index", dtype="float64").reindex(runs.index)
     facts = facts.reindex(columns=list(RUN_FACTS))
     if len(runs):
-        facts["depth"] = (facts["depth"] - runs["unigram_entropy"]).clip(lower=0)
+        facts["depth"] -= runs["unigram_entropy"]
         facts["diverged"] = runs["status"].map({"done": 0.0, "diverged": 1.0})
     return facts.rename_axis("run")
 
 
-def _course(judged: pd.DataFrame) -> dict[str, float]:
-    """Onset, share, duration, recovery and end of the judged evaluations of a run; as `depth` its largest held-out loss."""
-    steps, collapsed = judged["Step"].to_numpy(), judged["collapsed"].to_numpy(dtype=bool)
+def _course(after: pd.DataFrame) -> dict[str, float]:
+    """Onset, share, duration, recovery and end of a run's evaluations after warm-up; as `depth` its largest held-out loss."""
+    depth = after["heldout_loss"].max(skipna=False)
+    if after["collapsed"].isna().any():
+        return {"depth": depth}
+    steps, collapsed = after["Step"].to_numpy(), after["collapsed"].to_numpy(dtype=bool)
     onset = recovery = math.nan
     duration = 0.0
     if collapsed.any():
@@ -116,7 +129,7 @@ def _course(judged: pd.DataFrame) -> dict[str, float]:
         "onset_step": onset,
         "collapsed_share": collapsed.mean(),
         "duration_steps": duration,
-        "depth": judged["heldout_loss"].max(),
+        "depth": depth,
         "recovery_step": recovery,
         "collapsed_at_end": float(collapsed[-1]),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,22 @@ import pandas as pd
 
 from bitnet.boundary import boundary_step
 from bitnet.claims import DERIVED, RUN_FACTS, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.collapse import is_warming
 from bitnet.columns import HOW, INTEGERS
 from bitnet.errors import UserError, nearest
 from bitnet.published import value_at
 from bitnet.stats import Estimate, no_spread, one_sample, two_sample
 
 NOT_OVER = ("running", "queued", "missing")
-# Whole numbers, and shares of a whole number of evaluations or tokens: equal values over seeds are no sign that runs are copies.
-COUNTED = INTEGERS | {"onset_step", "collapsed_share", "duration_steps", "recovery_step", "collapsed_at_end", "diverged"}
-COUNTED |= {f"{how}_{share}" for how in HOW for share in ("distinct_1", "distinct_2", "seq_rep_4", "diversity")}
-COUNTED |= {"rep_16", "rep_32", "rep_128"}
+# Metrics of which equal values over seeds are no sign that runs are copies, by the least that two of them can differ by:
+# whole numbers; steps and shares of evaluations; shares of the tokens of continuations, of the positions of held-out text.
+_WHOLE = INTEGERS | {"collapsed_at_end", "diverged"}
+_STEPS = {"onset_step", "duration_steps", "recovery_step"}
+_OF_CONTINUATIONS = frozenset(f"{how}_{share}" for how in HOW for share in ("distinct_1", "distinct_2", "seq_rep_4", "diversity"))
+_SHARES = {
+    _OF_CONTINUATIONS: ("probe.prompts", "probe.new_tokens"),
+    frozenset({"rep_16", "rep_32", "rep_128"}): ("probe.heldout_sequences", "seq_len"),
+}
 
 # Each of `claims.DERIVED` as a number of the run (of its data) less a column of the evaluation.
 DERIVED_FROM = {
@@ -62,7 +68,7 @@ class Evaluations:
         if metric in RUN_FACTS:
             if self.facts is None or metric not in self.facts:
                 raise UserError(f"metric={metric}: numbers of whole runs were not computed here")
-            known = run["status"] == "done" and run["id"] in self.facts.index
+            known = self._is_whole(run) and run["id"] in self.facts.index
             return _finite(self.facts.at[run["id"], metric]) if known else None
         if metric in DERIVED:
             level, column = DERIVED_FROM[metric]
@@ -71,16 +77,24 @@ class Evaluations:
         if metric not in self.metrics:
             raise UserError(f"metric={metric}: this column was not read")
         rows = self._rows.get(run["id"], np.empty(0, dtype="int64"))
-        position = _position(run, self.metrics["Step"].to_numpy()[rows], at)
+        if at == "end":
+            return _finite(self.metrics[metric].to_numpy()[rows[-1]]) if self._is_whole(run) else None
+        position = _position(run, self._steps(run), at)
         return None if position is None else _finite(self.metrics[metric].to_numpy()[rows[position]])
 
+    def _steps(self, run: pd.Series) -> np.ndarray:
+        return self.metrics["Step"].to_numpy()[self._rows.get(run["id"], np.empty(0, dtype="int64"))]
 
-def _position(run: pd.Series, steps: np.ndarray, at: int | float | str) -> int | None:
+    def _is_whole(self, run: pd.Series) -> bool:
+        """Whether a run is done and its evaluations reach its end: a torn file ends before its run did."""
+        steps = self._steps(run)
+        return run["status"] == "done" and len(steps) > 0 and bool(steps[-1] == run["step"])
+
+
+def _position(run: pd.Series, steps: np.ndarray, at: int | float) -> int | None:
     """Where among the evaluated `steps` a moment lies: the first at or after it, no further than one evaluation interval."""
     if not len(steps):
         return None
-    if at == "end":
-        return len(steps) - 1 if run["status"] == "done" else None
     if isinstance(at, str):
         wanted = run["boundary_step"]
     elif at >= 1:
@@ -253,15 +267,15 @@ def _number(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None
 class Reduced:
     """A claim's sides as one number a seed.
 
-    numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. ties: whether equal values are to
-    be expected of this metric. flat: sides (or `the number itself`) without any spread over two or more seeds. absent:
-    seeds that some side lacks, as a reader would say it.
+    numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. resolution: the least by which two
+    values of this metric can differ, None where equal values are not to be expected. flat: sides (or `the difference`)
+    without any spread over two or more seeds. absent: seeds that some side lacks, as a reader would say it.
     """
 
     estimate: Estimate | None
     numbers: dict[int, float]
     paired: bool
-    ties: bool
+    resolution: float | None
     flat: tuple[str, ...]
     absent: tuple[str, ...]
 
@@ -286,17 +300,39 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
     reduced = [_paired(group, offset) for group in groups.values()]
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
+    resolution = _resolution(claim, of)
     if len(reduced) == 1:
         numbers = reduced[0]
         if len(of) > 1 and not flat and no_spread(list(numbers.values()), scale):
             flat.append("the difference")
-        estimate = one_sample(list(numbers.values()), scale) if numbers else None
+        estimate = one_sample(list(numbers.values()), scale, resolution) if numbers else None
     else:
         numbers, (first, second) = {}, reduced
-        estimate = two_sample(list(first.values()), [-x for x in second.values()]) if first and second else None
-    raw = [v for side in of for v in side.values.values()]
-    ties = claim.metric in COUNTED or (claim.metric == "depth" and not any(raw))  # depth has a floor at 0
-    return Reduced(estimate, numbers, len(reduced) == 1, ties, tuple(flat), _absent(of, groups.values(), seeds))
+        both = list(first.values()), [-x for x in second.values()]
+        estimate = two_sample(*both, resolution) if first and second else None
+    return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _absent(of, groups.values(), seeds))
+
+
+def _resolution(claim: Seedwise, of: Sequence[Side]) -> float | None:
+    """The least by which two values of a claim's metric can differ, None where it is no count, or a ratio of counts."""
+    if isinstance(claim, Change) and claim.relative:
+        return None
+    return max((step for side in of for step in _steps_of(claim.metric, side)), default=None)
+
+
+def _steps_of(metric: str, side: Side) -> Iterator[float]:
+    """The resolution of a metric in each run of a side, as it is after averaging the side's arms."""
+    for _, run in side.runs.iterrows():
+        if metric in _WHOLE:
+            yield 1 / side.arms
+        interval = value_at(run["config"], "eval_every")
+        if interval and metric in _STEPS:
+            yield interval / side.arms
+        if interval and metric == "collapsed_share":
+            yield min(1.0, interval / run["steps"]) / side.arms
+        for metrics, keys in _SHARES.items():
+            if metric in metrics:
+                yield 1 / (math.prod(value_at(run["config"], key) or 1 for key in keys) * side.arms)
 
 
 def _paired(group: Sequence[Side], offset: float) -> dict[int, float]:
@@ -320,7 +356,9 @@ def _absent(of: Sequence[Side], groups: Any, seeds: Sequence[int]) -> tuple[str,
 def points(
     claim: Correlation, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs that a correlation is over, and every evaluation of theirs: `seed`, and both columns.
+    """The runs that a correlation is over, with `points`, and their evaluations after warm-up: `seed` and both columns.
+
+    Runs that begin alike share the evaluations before they part: each counts once. `points`: how many evaluations a run has.
 
     Raises:
         UserError: the selector names no run, its runs differ in length or data, or a column was not read.
@@ -331,4 +369,9 @@ def points(
         if column not in found.metrics:
             raise UserError(f"metric={column}: this column was not read")
     rows = found.metrics[found.metrics["run"].isin(chosen.index)]
-    return chosen, rows[list(dict.fromkeys([claim.metric, claim.other]))].assign(seed=rows["run"].map(chosen["seed"]))
+    rows = rows[~is_warming(chosen, rows)]
+    both = list(dict.fromkeys([claim.metric, claim.other]))
+    rows = rows.assign(seed=rows["run"].map(chosen["seed"])).dropna(subset=both)
+    same = [c for c in ("seed", "Step", "heldout_loss") if c in rows]
+    counts = rows["run"].value_counts().reindex(chosen.index, fill_value=0)
+    return chosen.assign(points=counts), rows.drop_duplicates([*same, *both])[["seed", *both]]

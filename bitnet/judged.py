@@ -2,7 +2,8 @@
 
 A sweep is judged by the runs of its own folder. Read together with others, a run that several sweeps share is one row with
 one arm's name; within its folder it has the arm that this sweep calls it by. Runs of another scale, length or text lie in the
-same folder and are never averaged with the others: each kind is judged by itself.
+same folder, or with other overrides that were typed beside the sweep's own, and are never averaged with the others: each kind
+is judged by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,12 +22,12 @@ import pandas as pd
 
 from bitnet import experiments, factors, tables, verdicts
 from bitnet import runs as run_folders
-from bitnet.claims import AnyClaim
+from bitnet.claims import ENOUGH_SEEDS, AnyClaim
 from bitnet.collapse import NEEDED, run_facts
 from bitnet.columns import COLUMNS, HOW, TEXT_NUMBERS
 from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
-from bitnet.evidence import ALIKE, Evaluations, varies
+from bitnet.evidence import ALIKE, NOT_OVER, Evaluations, varies
 from bitnet.published import value_at
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
@@ -43,8 +45,9 @@ _KNOWN = "declared when results of some of its runs existed: they were taken ove
 class Effects:
     """What each factor of a crossed sweep does to the held-out loss at a moment.
 
-    table, contrasts: of `bitnet.factors`; None where `problem` says why not. seeds: behind them. lost: runs without a number
-    there, by status. inert: factors that are left out, since runs that differ in them alone are the same run.
+    table, contrasts: of `bitnet.factors`; None where `problem` says why not. seeds: of which every cell has a number; p only
+    from `ENOUGH_SEEDS` of them on. lost: runs without a number there, by status; where one of them is over, nothing is
+    computed. inert: factors that are left out, since runs that differ in them alone are the same run.
     """
 
     moment: str
@@ -131,7 +134,10 @@ def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Ju
     alone = not shared["also_in"].map(len).any() and set(columns) <= set(records.metrics.columns)
     own = records.of(ids) if alone else _only(run_folders.read([folder], columns), name)
     kinds = _kinds(own.runs, sweeps[-1] if sweeps else {})
-    found = [_kind(f"sweep {name}", folder, own.of(of), label) for label, of in kinds.items()]
+    inside = [Path(place).parent == folder for place in records.unreadable["folder"]]
+    lost = records.unreadable.loc[pd.Series(inside, records.unreadable.index, dtype="bool")]
+    parts = {label: replace(own.of(of), unreadable=lost) for label, of in kinds.items()}
+    found = [_kind(f"sweep {name}", folder, part, label) for label, part in parts.items()]
     if len(found) < 2:
         return found
     leader, *others = found
@@ -165,10 +171,19 @@ def _kind(name: str, folder: Path, own: Records, kind: str) -> Judged:
         claims, problem = {}, str(error)
     facts = run_facts(own.runs, own.metrics)
     found = verdicts.judge(declaration.sweep, own.runs, own.metrics, facts) if claims else []
+    if len(own.unreadable):
+        why = _unreadable(own.unreadable)
+        found = [v if v.why.startswith(verdicts.NOT_YET) else replace(v, word="inconclusive", why=why) for v in found]
     for names, remark in ((declaration.known, _KNOWN), (declaration.late, _LATE)):
         found = [replace(v, warnings=(remark, *v.warnings)) if v.claim in names else v for v in found]
     crossed = crossing(declaration.sweep, own.runs)
     return Judged(name, own, facts, folder, declaration, claims, found, crossed, problem, kind)
+
+
+def _unreadable(lost: pd.DataFrame) -> str:
+    first, more = lost.iloc[0], "" if len(lost) < 2 else f", and {len(lost) - 1} more"
+    said = f"{Path(first['folder']).name} ({first['reason']}){more}"
+    return f"a run can't be read: {said}. To judge by the others would select by what was lost; mend, repeat or remove it"
 
 
 def _only(records: Records, sweep: str) -> Records:
@@ -178,10 +193,18 @@ def _only(records: Records, sweep: str) -> Records:
 
 # ------------------------------------------------------------------------------------------------- runs that belong together
 def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Ids of the runs of each scale, data and length, unless the sweep's own arms vary it: largest first, then newest."""
+    """Ids of the runs of each scale, data, length and set of typed overrides, unless the sweep's arms vary or its claims name it.
+
+    First the kind of which most arms have a run that is done, then the largest, then the newest.
+    """
     keys = [o.partition("=")[0] for text in (sweep.get("arms") or {}).values() for o in shlex.split(text)]
     keys += sweep.get("grid") or {}
-    fixed = ["scale", *(column for column, (_, own) in ALIKE.items() if not varies(keys, own))]
+    claims = sweep.get("claims")
+    for claim in claims.values() if isinstance(claims, Mapping) else ():
+        sides = claim.values() if isinstance(claim, Mapping) else ()
+        keys += [key for side in sides if isinstance(side, Mapping) for key in side]
+    runs = runs.assign(typed=_typed(runs, keys))
+    fixed = ["scale", *(column for column, (_, own) in ALIKE.items() if not varies(keys, own)), "typed"]
     of = runs[fixed].astype("object").where(runs[fixed].notna(), None)
     groups: dict[tuple[Any, ...], list[str]] = {}
     for run, kind in zip(runs.index, of.itertuples(index=False, name=None), strict=True):
@@ -191,10 +214,21 @@ def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]
     return {", ".join(_label(fixed[i], kind[i]) for i in differing): ids for kind, ids in ordered}
 
 
-def _weight(runs: pd.DataFrame) -> tuple[float, str]:
-    """About how much the largest of them computes, and when the last began."""
+def _typed(runs: pd.DataFrame, own: Sequence[str]) -> pd.Series:
+    """Each run's values of the keys that some run was given beside those of the sweep's file (`own`), where they differ."""
+    beside = {o.partition("=")[0].lstrip("+~") for given in runs["overrides"] for o in given} - {*own, "seed", "scale", "steps"}
+    beside = {key for key in beside if not varies([key], ("data", "tokenizer", "stream"))}  # by their content: the data's hash
+    of = {key: level_of(runs, key) for key in sorted(beside)}
+    differing = {key: values for key, values in of.items() if values.nunique() > 1}
+    texts = [" ".join(f"{key}={values[run]}" for key, values in differing.items()) for run in runs.index]
+    return pd.Series(texts, runs.index, dtype="object")
+
+
+def _weight(runs: pd.DataFrame) -> tuple[int, float, str]:
+    """How many arms have a run that is done, about how much the largest run computes, and when the last began."""
     size = runs["steps"] * runs["tokens_per_step"] * runs["hidden_size"] ** 2
-    return float(size.max()), runs["started"].fillna("").astype(str).max()
+    done = runs["arm_id"][runs["status"] == "done"].nunique()
+    return done, float(size.max()), runs["started"].fillna("").astype(str).max()
 
 
 def _label(column: str, value: Any) -> str:
@@ -202,7 +236,7 @@ def _label(column: str, value: Any) -> str:
         return f"{value:,.0f} steps"
     if column == "scale":
         return "no scale" if value is None else f"scale={value}"
-    return f"data {str(value)[:10]}"
+    return str(value) if column == "typed" else f"data {str(value)[:10]}"
 
 
 # -------------------------------------------------------------------------------------------------------------- factors
@@ -240,14 +274,21 @@ def _effects(experiment: Judged, moment: str) -> Effects:
     table = pd.DataFrame({f: level_of(runs, f) for f in experiment.factors}, runs.index)
     table = table.assign(seed=runs["seed"], **{RESPONSE: pd.Series(values, runs.index, dtype="float64")})
     lost = runs["status"][table[RESPONSE].isna()].value_counts().to_dict()
-    whole = table.dropna(subset=[RESPONSE])
-    seeds = int(whole["seed"].nunique())
+    if over := ", ".join(f"{n} {status}" for status, n in lost.items() if status not in NOT_OVER):
+        why = f"runs without this number are over ({over}): shares of the others would select by the outcome"
+        return Effects(moment, lost=lost, problem=why)
+    per_seed = table.groupby("seed")[RESPONSE]
+    complete = per_seed.transform("count") == per_seed.size().max()
+    table, seeds = table[complete], int(table["seed"][complete].nunique())
     inert = tuple(factors.inert(table, RESPONSE, experiment.factors))
     acting = len(experiment.factors) - len(inert)
     order = acting - (seeds < 2)  # of one seed, the largest interaction has to serve as the error
     try:
-        shares = factors.anova(table, RESPONSE, experiment.factors, order=order)
-        return Effects(moment, shares, factors.contrasts(table, RESPONSE, experiment.factors), seeds, lost, inert=inert)
+        found = [factors.anova(table, RESPONSE, experiment.factors, order=order)]
+        found.append(factors.contrasts(table, RESPONSE, experiment.factors))
+        if seeds < ENOUGH_SEEDS:
+            found = [part.assign(p=math.nan, p_holm=math.nan) for part in found]
+        return Effects(moment, *found, seeds, lost, inert=inert)
     except UserError as error:
         return Effects(moment, seeds=seeds, lost=lost, problem=str(error), inert=inert)
 

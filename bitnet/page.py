@@ -189,7 +189,7 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
             "share": MISSING if pd.isna(share) else f"{share:.1%}",
             "df": f"{df:.0f}",
             "F": wording.short(F) if found.seeds > 1 else MISSING,
-            "p": wording.short(p) if found.seeds > 1 else MISSING,
+            "p": wording.short(p),
         }
         for effect, share, df, F, p in tests[["share", "df", "F", "p_holm"]].itertuples(name=None)
     ]

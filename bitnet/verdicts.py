@@ -12,8 +12,8 @@ stays below 5 %, whatever the number of its claims and of its seeds.
   interval lies wholly outside the margin.
 - The plain 95 % interval, the exact p and that p after Holm are printed beside the word, and do not decide it: the least p
   of six seeds is 2/64, so that to ask for a p would make the sixth seed harder to pass than the fifth.
-- Runs without a spread over their seeds are copies until shown otherwise: inconclusive, with an alarm. Counts may be equal;
-  they are judged by their value, with the same alarm.
+- Runs without a spread over their seeds are copies until shown otherwise: inconclusive, with an alarm. Counts may be equal:
+  they get the spread of counts of which one is a step off, the least there is beside none, and the same alarm.
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
   are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
   by the outcome. Only a seed that was never run is left out.
@@ -39,6 +39,7 @@ from bitnet.evidence import DERIVED_FROM, NOT_OVER, Evaluations, Reduced, Seedwi
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
 _LOWER = ("lower", "at_most")
+NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,13 @@ def parse(sweep: Mapping[str, Any]) -> dict[str, AnyClaim]:
         UserError: one that is no claim.
     """
     try:
-        return _CLAIMS.validate_python(dict(sweep.get("claims") or {}))
+        claims = _CLAIMS.validate_python(dict(sweep.get("claims") or {}))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"sweep.claims.{'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}") from None
+    if itself := [name for name, claim in claims.items() if name in claim.explained_by]:
+        raise UserError(f"sweep.claims.{itself[0]}.explained_by={itself[0]}: a claim can't explain itself; name others")
+    return claims
 
 
 def columns(claims: Mapping[str, AnyClaim]) -> list[str]:
@@ -139,7 +143,7 @@ def _verdict(
 
 
 def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Reduced, claims: int) -> Verdict:
-    alarms = [f"no spread over seeds in {', '.join(reduced.flat)}: are these different runs?"] if reduced.flat else []
+    alarms = [_alarm(reduced)] if reduced.flat else []
     averaged = [f"{side.name} averages {side.arms} runs of each seed" for side in of if side.arms > 1]
     if len({side.arms for side in of}) > 1:
         averaged.append("the sides average different numbers of runs: their difference is no factor's effect")
@@ -147,8 +151,9 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
         numbers=reduced.numbers,
-        warnings=(*alarms, *averaged, *reduced.absent, *_lost(of)),
+        warnings=(*alarms, *averaged, *reduced.absent, *_notes(of)),
     )
+    verdict = replace(verdict, warnings=(*verdict.warnings, *_lost(of, verdict.fisher_p)))
     estimate = reduced.estimate
     if estimate is not None:
         verdict = _with_estimate(verdict, claim, estimate, claims)
@@ -156,9 +161,22 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
         return replace(verdict, why=blocked, p=None, test=None)
     assert estimate is not None  # `_blocked` says where there is none
     least = 0.0 if isinstance(claim, Bound) else claim.margin or 0.0
-    word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, ties=reduced.ties)
+    word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, _offset(claim))
     few = (f"n={estimate.n}: {allows(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
     return replace(verdict, word=word, why=why, warnings=(*few, *verdict.warnings))
+
+
+def _alarm(reduced: Reduced) -> str:
+    alarm = f"no spread over seeds in {', '.join(reduced.flat)}: are these different runs?"
+    if reduced.resolution is None:
+        return alarm
+    return f"{alarm} Judged as if one value were off by {_text(reduced.resolution)}, the least that this metric can differ by"
+
+
+def _notes(of: Sequence[Side]) -> list[str]:
+    """What was wrong with a run's file of evaluations."""
+    noted = [(side, run) for side in of if "note" in side.runs for _, run in side.runs.iterrows() if run["note"]]
+    return [f"seed {int(run['seed'])} of {side.name}: metrics.csv: {run['note']}" for side, run in noted]
 
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
@@ -185,12 +203,15 @@ def _with_counts(blank: Verdict, of: Sequence[Side]) -> Verdict:
     return replace(blank, runs={side.name: len(side.runs) for side in of}, fisher_p=fisher_p, **counts)
 
 
-def _lost(of: Sequence[Side]) -> list[str]:
+def _lost(of: Sequence[Side], fisher_p: float | None) -> list[str]:
+    """What diverged or failed on each side, and whether that differs between them."""
     texts = []
     for side in of:
         found = [f"{n} {what}" for what in ("diverged", "failed") if (n := side.count(what))]
         if found:
             texts.append(f"of the {len(side.runs)} runs of {side.name}, {' and '.join(found)}")
+    if texts and fisher_p is not None:
+        texts.append(f"as many lost on both sides: p = {fisher_p:.2g} (Fisher)")
     return texts
 
 
@@ -199,20 +220,20 @@ def _blocked(of: Sequence[Side], reduced: Reduced) -> str | None:
     runs = pd.concat([side.runs for side in of])
     runs = runs[~runs.index.duplicated()]
     if over := int(runs["status"].isin(NOT_OVER).sum()):
-        return f"not yet: {len(runs) - over} of {len(runs)} runs done"
+        return f"{NOT_YET}: {len(runs) - over} of {len(runs)} runs done"
     if silent := [text for side in of for text in side.silent]:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
         return f"no number from {', '.join(silent[:3])}{more}: to leave it out would select by the outcome"
     if reduced.estimate is None:
         return f"no seed has all its runs: {'; '.join(reduced.absent)}"
-    if reduced.flat and not reduced.ties:
+    if reduced.flat and reduced.resolution is None:
         return f"{', '.join(reduced.flat)}: the same to the last bit over all seeds, so they count as one run"
     return None
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
 def decide(
-    estimate: stats.Estimate, expected: str, margin: float, least: float, claims: int = 1, *, ties: bool = False
+    estimate: stats.Estimate, expected: str, margin: float, least: float, claims: int = 1, offset: float = 0.0
 ) -> tuple[Word, str]:
     """The word for an estimate and its reason, by the rules at the top of this file.
 
@@ -220,32 +241,33 @@ def decide(
         expected: `lower`, `higher`, `at_most`, `at_least` or `equal`.
         margin: for `equal`; least: the smallest mean that counts for the others, in size (0 for bounds).
         claims: how many are judged beside each other.
-        ties: whether an estimate without spread is judged by its value (counts) or not at all.
+        offset: what the reason adds to the numbers: of a bound they are the distance to it.
     """
     if estimate.n < 3:
         return "inconclusive", f"{estimate.n} seed{'s' * (estimate.n > 1)}: {allows(estimate.n)}"
     alpha = stats.ALPHA / claims
     plain, interval = estimate.interval(), estimate.interval(1 - alpha)
     if plain is None or interval is None:
-        if not ties:
-            return "inconclusive", "the same number to the last bit from every seed"
-        holds = abs(estimate.mean) <= margin if expected == "equal" else _signed(estimate.mean, expected) >= least
-        return "reproduced" if holds else "not reproduced", f"every seed gives {_text(estimate.mean)}"
+        return "inconclusive", "the same number to the last bit from every seed"
     if expected == "equal":
         word, why = _equal(estimate, interval, margin, alpha)
     else:
         word, why = _directed(estimate, interval, expected, least)
     if word == "inconclusive" and (seen := estimate.detectable(alpha)) is not None:
         why += f"; so many seeds would have shown an effect of {_text(seen)}, with 80 % power"
-    return word, f"mean {_text(estimate.mean)}, {_spans(plain, interval, claims)}: {why}"
+    return word, f"mean {_text(estimate.mean + offset)}, {_spans(plain, interval, claims, offset)}: {why}"
 
 
-def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: int) -> str:
+def _offset(claim: Seedwise) -> float:
+    return claim.bound if isinstance(claim, Bound) else 0.0
+
+
+def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: int, offset: float = 0.0) -> str:
     """`95 % interval 1 to 3`, and beside other claims the wider one that decides."""
-    text = f"95 % interval {_text(plain[0])} to {_text(plain[1])}"
+    text = f"95 % interval {_text(plain[0] + offset)} to {_text(plain[1] + offset)}"
     if claims == 1:
         return text
-    wide = f"{100 * (1 - stats.ALPHA / claims):.4g} % interval {_text(interval[0])} to {_text(interval[1])}"
+    wide = f"{100 * (1 - stats.ALPHA / claims):.4g} % interval {_text(interval[0] + offset)} to {_text(interval[1] + offset)}"
     return f"{text}, {wide} (which decides beside {claims} claims)"
 
 
@@ -253,7 +275,7 @@ def _directed(estimate: stats.Estimate, interval: tuple[float, float], expected:
     mean = _signed(estimate.mean, expected)
     low, high = sorted(_signed(x, expected) for x in interval)
     if low > 0 and mean >= least:
-        return "reproduced", "as claimed" + (f", and no smaller than {_text(least)}" if least else "")
+        return "reproduced", "as claimed" + (f", and the mean is no smaller than {_text(least)}" if least else "")
     if high < 0:
         return "not reproduced", "the opposite of what is claimed"
     if high < least:
@@ -286,7 +308,7 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
     plain, interval = found.interval(), found.interval(1 - stats.ALPHA / claims)
     low, high = plain if plain is not None and found.clusters > 2 else (None, None)
     counts = {what: {"arm": int((runs["status"] == what).sum())} for what in ("diverged", "failed")}
-    lost = sum(n["arm"] for n in counts.values())
+    lost = counts["diverged"]["arm"]
     verdict = replace(
         blank,
         n=found.clusters,
@@ -294,11 +316,13 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
         low=low,
         high=high,
         runs={"arm": len(runs)},
-        warnings=(f"{lost} of {len(runs)} runs diverged or failed; their evaluations until then count",) if lost else (),
+        warnings=(f"{lost} of {len(runs)} runs diverged; their evaluations until then count",) if lost else (),
         **counts,
     )
     if over := int(runs["status"].isin(NOT_OVER).sum()):
-        return replace(verdict, why=f"not yet: {len(runs) - over} of {len(runs)} runs done")
+        return replace(verdict, why=f"{NOT_YET}: {len(runs) - over} of {len(runs)} runs done")
+    if silent := _silent(runs):
+        return replace(verdict, why=f"no number from {silent}: to leave it out would select by the outcome")
     if found.rho is None:
         return replace(verdict, why=f"{claim.metric} or {claim.other} is the same in every evaluation, or missing")
     if found.clusters < ENOUGH_SEEDS:
@@ -313,6 +337,13 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
     over_points = f"over {found.points} evaluations of {len(runs)} runs of {found.clusters} seeds, against {_text(claim.bound)}"
     word: Word = "reproduced" if beyond else "not reproduced" if short else "inconclusive"
     return replace(verdict, word=word, why=f"{span} {over_points}")
+
+
+def _silent(runs: pd.DataFrame) -> str:
+    """Runs that failed or have no evaluation to rank, in words; empty where there is none."""
+    silent = runs[(runs["status"] == "failed") | (runs["points"] == 0)]
+    texts = [f"seed {int(run['seed'])} ({run['status']})" for _, run in silent.iterrows()]
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
 def _explained(verdict: Verdict, by: Sequence[str], judged: Mapping[str, Verdict]) -> Verdict:

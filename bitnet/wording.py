@@ -17,10 +17,9 @@ from bitnet.evidence import NOT_OVER
 from bitnet.judged import MOMENTS, Effects, Judged
 from bitnet.layout import Section
 from bitnet.printed import MISSING
-from bitnet.verdicts import Verdict
+from bitnet.verdicts import NOT_YET, Verdict
 
 WORDS = ("reproduced", "not reproduced", "explained otherwise", "inconclusive")
-NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
 _NATS = {"Loss", "regularizer_loss", "heldout_loss", "depth"}
 
 
@@ -155,6 +154,7 @@ def section(experiment: Judged) -> Section | None:
         "verdict": [v.word for v, _ in pairs],
         "n": [str(v.n) for v, _ in pairs],
         "ours": [ours(v, c) for v, c in pairs],
+        "every seed": [seeds_text(v, c) or MISSING for v, c in pairs],
         "margin": [margin_text(v, c) for v, c in pairs],
         "p": [p_text(v) for v, _ in pairs],
         "published": [published_text(v) for v, _ in pairs],
@@ -194,6 +194,8 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
         said.append(f"What is decided rests on n = {ns} seeds ({few}).")
     if scales := sorted({e.declaration.scale for e in sweeps if e.declaration.scale not in (None, "full")}):
         said.append(f"Run at scale={', '.join(scales)}, not at the size that the sweeps are written for.")
+    if resized := sorted({o for e in sweeps if e.declaration.scale is None for o in _resized(e)}):
+        said.append(f"Run with {' '.join(resized)}, not at the size that the sweeps are written for.")
     if late := sum(len(e.declaration.late) for e in sweeps):
         said.append(f"{_many(late, 'claim')} declared or changed after the first run began.")
     if known := sum(len(e.declaration.known) for e in sweeps):
@@ -202,6 +204,15 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
         runs = sum(len(e.records.runs) for e in apart)
         said.append(f"{_many(runs, 'run')} of another scale, length or data beside them: judged apart, not counted above.")
     return [*said, _runs(experiments)]
+
+
+def _resized(experiment: Judged) -> list[str]:
+    """Lengths and sizes that were typed beside the sweep's name."""
+    runs = experiment.records.runs
+    typed = [
+        set(given) - {f"{k}={v}" for k, v in own.items()} for given, own in zip(runs["overrides"], runs["written"], strict=True)
+    ]
+    return [o for o in set.intersection(*typed) if o.startswith(("steps=", "model="))] if typed else []
 
 
 def _of_one(experiment: Judged) -> list[str]:
@@ -240,7 +251,9 @@ def _runs(experiments: Sequence[Judged]) -> str:
     statuses = Counter(status for e in experiments for status in e.records.runs["status"])
     total, left = sum(statuses.values()), sum(statuses[s] for s in NOT_OVER)
     parts = [f"{statuses['done']} done", *(f"{statuses[s]} {s}" for s in ("diverged", "failed") if statuses[s])]
-    return f"Of {_many(total, 'run')}, {', '.join([*parts, *([f'{left} not over'] if left else [])])}."
+    lost = {folder for e in experiments for folder in e.records.unreadable["folder"]}
+    unread = f" {_many(len(lost), 'more folder')} can't be read as {'a run' if len(lost) == 1 else 'runs'}." if lost else ""
+    return f"Of {_many(total, 'run')}, {', '.join([*parts, *([f'{left} not over'] if left else [])])}.{unread}"
 
 
 def opened(text: str) -> str:

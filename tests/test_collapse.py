@@ -76,7 +76,16 @@ def test_step_1_is_not_judged_without_a_warm_up(tmp_path):
 def test_a_missing_number_gives_no_class(tmp_path, lost):
     runs, metrics = judged(tmp_path, {k: v for k, v in FLAT.items() if k != lost})
     assert classes(runs, metrics).isna().all()
-    assert run_facts(runs, metrics).drop(columns="diverged").isna().all(axis=None)
+    assert run_facts(runs, metrics).drop(columns=["diverged", "depth"]).isna().all(axis=None)
+
+
+def test_one_evaluation_without_a_class_leaves_open_what_the_others_say_together(tmp_path):
+    """Nine evaluations near ln V that lack a number, and a sound one, are no run that never collapsed."""
+    lacking = {k: v for k, v in FLAT.items() if k != "logit_std"}
+    runs, metrics = judged(tmp_path, *[lacking] * 9, HEALTHY)
+    facts = run_facts(runs, metrics).iloc[0]
+    assert facts.drop(["diverged", "depth"]).isna().all()
+    assert facts["depth"] == pytest.approx(FLAT["heldout_loss"] - UNIGRAM)
 
 
 def test_unknown_entropy_gives_no_class(tmp_path):
@@ -126,7 +135,8 @@ def test_a_run_that_never_collapsed(tmp_path):
     runs, metrics = judged(tmp_path, HEALTHY, HEALTHY)
     facts = run_facts(runs, metrics).iloc[0]
     assert facts[["onset_step", "recovery_step"]].isna().all()
-    assert facts[["collapsed_share", "duration_steps", "depth", "collapsed_at_end"]].tolist() == [0, 0, 0, 0]
+    assert facts[["collapsed_share", "duration_steps", "collapsed_at_end"]].tolist() == [0, 0, 0]
+    assert facts["depth"] == pytest.approx(HEALTHY["heldout_loss"] - UNIGRAM) and facts["depth"] < 0
 
 
 def test_every_run_has_a_row_with_every_fact(tmp_path):

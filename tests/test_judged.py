@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from run_folders import Row, make_run
 
 from bitnet import runs, wording
@@ -157,7 +158,7 @@ def test_runs_of_another_length_scale_or_text_are_judged_apart(tmp_path, other, 
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
     (alone,) = read(tmp_path)
     for arm in ("wd=paper", "wd=wd01"):
-        record = {"data": {"sha256": "beef"}, "arm_id": f"{arm}-other"} | other
+        record = {"data": {"sha256": "beef"}, "arm_id": f"{arm}-other", "step": 10_000} | other
         make_run(tmp_path / "s", arm=arm, seed=10, rows=losses(9, 9, 9), **record)
     leader, apart = read(tmp_path)
     assert leader.verdicts == alone.verdicts
@@ -187,8 +188,8 @@ def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
 def test_lengths_that_the_sweep_is_about_stay_together(tmp_path):
     for seed in range(3):
         for steps, loss in ((10_000, 7.0), (20_000, 8.0)):
-            written = {"written": {"steps": str(steps)}}
-            make_run(tmp_path / "s", seed=seed, steps=steps, rows=losses(9, 8, loss + 0.01 * seed * (steps > 10_000)), **written)
+            own = {"written": {"steps": str(steps)}, "step": 10_000}
+            make_run(tmp_path / "s", seed=seed, steps=steps, rows=losses(9, 8, loss + 0.01 * seed * (steps > 10_000)), **own)
     claim = CLAIM | {"arm": {"steps": 20_000}, "against": {"steps": 10_000}}
     arms = {"10k": "wd=paper steps=10000", "20k": "wd=paper steps=20000"}
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"longer": claim}), arms=arms)
@@ -277,7 +278,80 @@ def test_runs_without_a_number_are_counted_and_too_few_say_why(tmp_path):
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "diverged"}))
     end = read(tmp_path)[0].effects[1]
     assert end.table is None and end.lost == {"diverged": 1}
-    assert "no run with a value at optimizer=adamw, wd=wd01" in str(end.problem)
+    assert str(end.problem).startswith("runs without this number are over (1 diverged)")
+
+
+def test_a_factor_s_share_is_of_seeds_that_have_every_cell_and_has_a_p_from_six_of_them_on(tmp_path):
+    crossed(tmp_path / "s", seeds=6)
+    (found,) = read(tmp_path)
+    assert found.effects[1].seeds == 6 and found.effects[1].contrasts["p_holm"].notna().all()
+    record = next((tmp_path / "s").glob("optimizer=adamw,wd=wd01*-5/run.json"))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "running"}))
+    (found,) = read(tmp_path)
+    end = found.effects[1]
+    assert (end.seeds, end.lost, set(end.contrasts["n"])) == (5, {"running": 1}, {5})
+    assert end.table[["p", "p_holm"]].isna().all(axis=None) and end.contrasts[["p", "p_holm"]].isna().all(axis=None)
+
+
+# ------------------------------------------------------------------------------------------------- what was lost or mixed
+def test_a_torn_file_has_no_end(tmp_path):
+    """What can still be read ends where the arm that is worse in truth was better."""
+    for seed in range(6):
+        make_run(tmp_path / "s", seed=seed, rows=losses(9, 8, 8 + 0.01 * seed))
+        torn = make_run(tmp_path / "s", arm="wd=wd01", seed=seed, rows=losses(9, 6 + 0.02 * seed, 9 + 0.02 * seed))
+        lines = (torn / "metrics.csv").read_text().splitlines(keepends=True)
+        (torn / "metrics.csv").write_text("".join(lines)[:-4])
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"less": CLAIM | {"expected": "lower"}}))
+    verdict = read(tmp_path)[0].verdicts[0]
+    assert verdict.word == "inconclusive" and verdict.why.startswith("no number from seed 0 of arm (done)")
+    assert "seed 0 of arm: metrics.csv: last line torn, left out" in verdict.warnings
+
+
+def test_runs_that_can_t_be_read_are_not_left_out(tmp_path):
+    pair(tmp_path / "s", seeds=6)
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    assert read(tmp_path)[0].verdicts[0].word == "reproduced"
+    for seed in (3, 4, 5):
+        next((tmp_path / "s").glob(f"wd=paper*-{seed}/run.json")).write_text("{")
+    (found,) = read(tmp_path)
+    assert found.verdicts[0].word == "inconclusive" and "can't be read" in found.verdicts[0].why
+    assert "3 more folders can't be read as runs." in wording.answer([found])[-1]
+
+
+def test_runs_with_another_typed_override_are_judged_apart(tmp_path):
+    pair(tmp_path / "s", apart=0.0)
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    word = read(tmp_path)[0].verdicts[0].word
+    for seed in range(3):
+        typed = {"overrides": ["wd=wd01", "batch_size=64"], "arm_id": "large", "id": f"large-{seed}"}
+        make_run(tmp_path / "s" / "x", arm="wd=wd01", seed=seed, rows=losses(9, 8, 12 + 0.02 * seed), **typed | {"sweep": "s"})
+    for place in (tmp_path / "s" / "x").iterdir():
+        config = yaml.safe_load((place / "config.yaml").read_text()) | {"batch_size": 64}
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+        place.rename(tmp_path / "s" / f"{place.name}-large")
+    leader, apart = read(tmp_path)
+    assert (leader.verdicts[0].word, len(leader.records.runs)) == (word, 6)
+    assert (apart.name, len(apart.records.runs)) == ("sweep s (batch_size=64)", 3)
+
+
+def test_a_run_that_is_longer_does_not_speak_for_the_sweep(tmp_path):
+    pair(tmp_path / "s", seeds=6)
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    make_run(tmp_path / "s", steps=50_000, status="failed")
+    leader, apart = read(tmp_path)
+    assert leader.verdicts[0].word == "reproduced" and len(apart.records.runs) == 1
+
+
+def test_a_claim_can_t_explain_itself(tmp_path):
+    pair(tmp_path / "s")
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM | {"explained_by": ["more"]}}))
+    assert "explain itself" in read(tmp_path)[0].problem
+
+
+def test_a_length_that_was_typed_beside_the_sweep_is_said(tmp_path):
+    pair(tmp_path / "s", overrides=["steps=10000"])
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    assert "Run with steps=10000, not at the size that the sweeps are written for." in wording.answer(read(tmp_path))
 
 
 def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):

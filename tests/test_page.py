@@ -185,7 +185,7 @@ def test_an_investigation_that_is_not_over_is_a_page_too(tmp_path):
     text = " ".join(_Page(report(tmp_path)).text.split())
     assert "1 claim of 1 sweep: 1 inconclusive. 1 of the inconclusive ones waits" in text
     assert "Sweep s has decided none of its claims yet." in text
-    assert "Of 8 runs, 0 done, 1 diverged, 1 failed, 6 not over." in text
+    assert "Of 8 runs, 0 done, 1 diverged, 1 failed, 6 not over. 1 more folder can't be read as a run." in text
 
 
 def test_runs_of_no_sweep_are_shown_and_not_judged(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def test_arms_are_named_by_what_they_do_not_share(tmp_path):
     found = read(tmp_path)[0]
     assert set(tables.arms(found)["arm"]) == {"wd=paper,optimizer=adamw", "wd=none", tables.SHARED_ONLY}
     assert tables.shared_overrides(found) == ["data=text"]
+
+
+def test_arms_have_the_names_that_their_sweep_gave_them(tmp_path):
+    for optimizer in ("adam_l2", "adamw"):
+        for name, steps in (("short", 100), ("long", 200)):
+            folder = make_run(tmp_path / "s", arm=f"data=text,optimizer={optimizer}", steps=steps)
+            record = json.loads((folder / "run.json").read_text()) | {"arm": name}
+            (folder / "run.json").write_text(json.dumps(record))
+    names = set(tables.arms(read(tmp_path)[0])["arm"])
+    assert names == {f"{n}, optimizer={o}" for n in ("short", "long") for o in ("adam_l2", "adamw")}
+
+
+def test_an_arm_that_is_alone_has_its_sweep_s_name_and_what_it_was_given_is_said_once(tmp_path):
+    folder = make_run(tmp_path / "s", arm="data=text,wd=wd01")
+    (folder / "run.json").write_text(json.dumps(json.loads((folder / "run.json").read_text()) | {"arm": "stage 1 only"}))
+    found = read(tmp_path)[0]
+    assert tables.arms(found)["arm"].tolist() == ["stage 1 only"]
+    assert tables.shared_overrides(found) == ["data=text", "wd=wd01"]
 
 
 # ------------------------------------------------------------------------------------------------------ tokens by step
