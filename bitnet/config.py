@@ -7,7 +7,7 @@ the part that it needs. Nothing here imports torch, so that planning and reporti
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -282,14 +282,22 @@ def load(values: dict[str, Any]) -> RunConfig:
             config = RunConfig.model_validate(values | {"lr": lr})
         return config
     except ValidationError as error:
-        raise UserError(sentence(error.errors()[0], values, knobs)) from None
+        # a misspelt key is both unknown and missing: the one that was written says more
+        first = min(error.errors(), key=lambda e: e["type"] == "missing")
+        raise UserError(sentence(first, values, knobs)) from None
 
 
 def knobs(prefix: str = "") -> set[str]:
     """Names of the keys below the dotted `prefix` ('' for the top level), over every variant of that part."""
     nodes: list[Any] = [RunConfig]
+    within_mapping = False  # of parts by names of the user's own, as the claims of a sweep
     for name in filter(None, prefix.split(".")):
-        nodes = [m for n in nodes if name in n.model_fields for m in _models_in(n.model_fields[name].annotation)]
+        if within_mapping:
+            within_mapping = False
+            continue
+        found = [n.model_fields[name].annotation for n in nodes if name in n.model_fields]
+        nodes = [m for annotation in found for m in _models_in(annotation)]
+        within_mapping = any(get_origin(annotation) is dict for annotation in found)
     return {field for n in nodes for field in n.model_fields}
 
 

@@ -76,8 +76,9 @@ def _unknown_key(path: list[str], values: dict[str, Any], knobs: Knobs) -> str:
     for parent in parents:
         part = part[parent]
     known = knobs(".".join(parents))
-    tag = next((t for t in ("kind", "source") if t in part), None)
+    tag = next((t for t in ("source" if parents == ["data"] else "kind",) if t in part), None)
     if tag is not None and name in known:
         return f"{'.'.join(parents)}.{tag}={part[tag]} has no such key"
-    # what is composed are the keys of the variant that was chosen
-    return f"no such key{nearest(name, sorted((known if tag is None else known & part.keys()) - {name}))}"
+    # what is composed are the keys of the variant that was chosen; a claim has only those that were written
+    possible = known if tag is None or parents[:1] == ["sweep"] else known & part.keys()
+    return f"no such key{nearest(name, sorted(possible - {name}))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -129,6 +129,13 @@ def _options(name: str, value: str) -> str:
     if value[:1] in {"[", "{"} or any(v.strip().lower() in _NULL for v in value.split(",")):
         raise UserError(f"{name}={value}: one option of the group is needed; allowed are {', '.join(groups()[name])}")
     return _BARE.sub(r"'\1'", value)
+
+
+def as_sweep(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with Hydra's mode for several runs where they name a sweep."""
+    keys = {key_of(o): o.partition("=")[2] for o in overrides}
+    several = keys.get("sweeps", "").lower() not in _NULL and "hydra.mode" not in keys
+    return [*overrides, *(["hydra.mode=MULTIRUN"] if several else [])]
 
 
 def check_sweep(overrides: Iterable[str], multirun: bool) -> None:

@@ -27,7 +27,7 @@ from bitnet.compose import Composer, choices
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
 from bitnet.identity import digest, identity
-from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, refuse, tell_repeats
+from bitnet.overrides import as_sweep, check_sweep, explain, from_hydra, key_of, normalise, refuse, tell_repeats
 from bitnet.paths import share
 from bitnet.timeline import Stretch, makespan
 from bitnet.train import complain, register_plugins, search_path
@@ -90,7 +90,7 @@ def _asked(overrides: list[str], multirun: bool, config_dir: Path | None) -> tup
         if not config_dir.is_dir():
             raise UserError(f"--config-dir {config_dir}: no such folder")
         overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
-    written = search_path([normalise(o) for o in overrides])
+    written = search_path([normalise(o) for o in as_sweep(overrides)])
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None  # made by the line above

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -192,16 +192,17 @@ def _shown(course: _Course, folders: Sequence[Path]) -> Iterator[Any]:
     """A function that shows the course: a live table on a terminal, a line for each start and end elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:
-        with Live(_table(course, folders), console=console, auto_refresh=False) as live:
+        names = _names(folders)
+        with Live(_table(course, names), console=console, auto_refresh=False) as live:
             drawn = [time.monotonic()]
 
             def redraw() -> None:
                 if time.monotonic() - drawn[0] >= _REDRAW_SECONDS or not course.running:
-                    live.update(_table(course, folders), refresh=True)
+                    live.update(_table(course, names), refresh=True)
                     drawn[0] = time.monotonic()
 
             yield redraw
-            live.update(_table(course, folders), refresh=True)
+            live.update(_table(course, names), refresh=True)
         return
     told: set[Path] = set()
 
@@ -220,24 +221,31 @@ def _shown(course: _Course, folders: Sequence[Path]) -> Iterator[Any]:
     tell()
 
 
-def _table(course: _Course, folders: Sequence[Path], most: int = 30) -> Table:
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """What tells each run from the others: the overrides that not all of them were given."""
+    given = {folder: RunRecord(folder).read().get("overrides") or [] for folder in folders}
+    shared = set.intersection(*map(set, given.values())) if len(given) > 1 else set()
+    return {folder: " ".join(o for o in own if o not in shared) or folder.name for folder, own in given.items()}
+
+
+def _table(course: _Course, names: Mapping[Path, str], most: int = 20) -> Table:
     """Runs at work first, then those that ended badly, then the newest that ended well; counts in the title."""
     ended = list(reversed(course.exits))
     bad = [f for f in ended if course.exits[f] not in (0, 130)]
     rows = [*sorted(course.running), *bad, *[f for f in ended if f not in bad]]
-    title = f"{len(course.exits)} of {len(folders)} runs over, {len(course.running)} at work, {len(course.waiting)} waiting"
+    title = f"{len(course.exits)} of {len(names)} runs over, {len(course.running)} at work, {len(course.waiting)} waiting"
     table = Table(title=title + (" (stopping: each saves and ends)" if course.stopping else ""), title_justify="left")
     table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=1)
-    for name in ("status", "step", "loss", "unique", "tokens/s", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name, width in {"status": 7, "step": 11, "loss": 6, "unique": 6, "tokens/s": 8, "left": 7}.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     for folder in rows[:most]:
-        table.add_row(*_cells(folder, folder in course.running))
+        table.add_row(Text(names[folder]), *_cells(folder, folder in course.running))
     if len(rows) > most:
         table.add_row(f"... and {len(rows) - most} more", *[""] * 6)
     return table
 
 
-def _cells(folder: Path, at_work: bool) -> list[str | Text]:
+def _cells(folder: Path, at_work: bool) -> list[str]:
     run = RunRecord(folder).read()
     beat = heartbeat.read(folder) if at_work else {}
     final = run.get("final") or {}
@@ -245,7 +253,6 @@ def _cells(folder: Path, at_work: bool) -> list[str | Text]:
     unique = beat.get("unique") if at_work else final.get("UniquePredictions")
     speed = beat.get("tokens_per_second") if at_work else (run.get("timing") or {}).get("tokens_per_second")
     return [
-        Text(folder.name),
         "stopped" if run.get("status") == "queued" and not at_work else str(run.get("status", "missing")),
         f"{beat.get('step', run.get('step', 0))}/{run.get('steps', '?')}",
         "" if loss is None else f"{loss:.3f}",

@@ -24,7 +24,7 @@ from bitnet.called import called
 from bitnet.compose import choices
 from bitnet.config import load
 from bitnet.errors import UserError, in_one_line, is_of_disk
-from bitnet.overrides import check_sweep, explain, from_hydra, key_of, normalise, split, tell_repeats
+from bitnet.overrides import as_sweep, check_sweep, explain, from_hydra, key_of, normalise, split, tell_repeats
 from bitnet.paths import share
 from bitnet.stopping import like_ctrl_c
 
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         check_sweep(overrides, multirun)
         tell_repeats(overrides)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag
-        sys.argv = [sys.argv[0], *search_path([normalise(o) for o in overrides]), *flags]
+        sys.argv = [sys.argv[0], *search_path([normalise(o) for o in as_sweep(overrides)]), *flags]
         with like_ctrl_c(), server.kept(_fans_out(overrides, flags)):
             hydra.main(version_base="1.3", config_path=str(share() / "conf"), config_name="config")(task)()
     except (UserError, HydraException, OmegaConfBaseException) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from bitnet.errors import in_one_line
 from bitnet.overrides import groups
 from bitnet.paths import share
 
@@ -78,5 +79,8 @@ def _question(name: str, own: Path | None) -> str:
     """What the named sweep asks; nothing where its file doesn't say."""
     places = [share() / "sweeps", *([] if own is None else [own / "sweeps"])]
     path = next(p for place in places if (p := place / f"{name}.yaml").exists())
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return str((values.get("sweep") or {}).get("question", ""))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return str((values.get("sweep") or {}).get("question", ""))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:  # help is printed whatever else is wrong
+        return f"({path} can't be read: {in_one_line(error)[:100]})"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hydra.core.plugins import Plugins
 
-from bitnet import arms, data, prepare, report, train
+from bitnet import arms, data, plan, prepare, report, train
 from bitnet.overrides import groups, normalise
 from bitnet.paths import PACKAGE
 
@@ -284,3 +284,31 @@ def test_hydra_finds_the_plugins():
     train.register_plugins()
     assert {"ArmsSweeper", "LocalLauncher"} <= {p.__name__ for p in Plugins.instance().discover()}
     assert len(PLUGINS) == 3 and os.environ["PYTHONPATH"].endswith("plugins")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("sedes: [0]", "sweep.sedes=[0]: no such key; did you mean 'seeds'?"),
+        ("claims: {c: {kind: bound, sais: x}}", "sweep.claims.c.sais='x': no such key; did you mean 'says'?"),
+        (
+            "claims: {c: {kind: bound, says: x, metric: Loss, arm: a, expected: at_most, bound: 1, marign: 1}}",
+            "sweep.claims.c.marign=1: no such key; did you mean 'margin'?",
+        ),
+    ],
+)
+def test_a_misspelt_key_of_a_sweep_s_file_is_named_with_the_right_one(tmp_path, capsys, written, said):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        f"# @package _global_\nsweep:\n  name: mine\n  question: x\n  arms: {{a: wd=paper}}\n  {written}\n"
+    )
+    assert plan.main(["sweeps=mine", f"--config-dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_help_is_printed_whatever_is_wrong_with_a_sweep_s_file(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "broken.yaml").write_text("sweep: {name: [")
+    assert train.main(["--help", f"--config-dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "broken" in out and "can't be read" in out and "Exit codes" in out

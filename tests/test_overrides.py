@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bitnet import train
-from bitnet.overrides import normalise, tell_repeats
+from bitnet.overrides import as_sweep, normalise, tell_repeats
 
 _WD = "no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2"
 _DROPOUT = "no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer="
@@ -44,3 +44,16 @@ def test_a_key_that_is_typed_again_with_another_value_is_said(capsys):
 def test_no_sweep_can_be_said_by_either_key():
     assert normalise("sweep=null") == "sweep=null"
     assert normalise("sweeps=null") == "~sweeps"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "added"),
+    [
+        (["sweeps=quickstart"], True),
+        (["sweeps=null", "seed=1"], False),
+        (["seed=1"], False),
+        (["sweeps=quickstart", "hydra.mode=RUN"], False),
+    ],
+)
+def test_a_named_sweep_is_several_runs_whatever_its_file_says(overrides, added):
+    assert as_sweep(overrides) == overrides + ["hydra.mode=MULTIRUN"] * added

@@ -454,3 +454,14 @@ def test_the_machine_is_divided_among_runs(monkeypatch):
     assert pool.room(10, "cpu", None, 1) == pool.Room(10, 1, (), 1)
     assert pool.room(100, "cpu", None, 1).jobs == 16
     assert pool.room(100, "cpu", 3, 1) == pool.Room(3, 5, (), 1)
+
+
+def test_what_one_watches_names_runs_by_what_differs_among_them(tmp_path):
+    folders = []
+    for wd in ("paper", "wd005"):
+        folders.append(tmp_path / f"scale=ci,model=32,wd={wd}-0123456789")
+        folders[-1].mkdir()
+        given = ["scale=ci", "model=32", f"wd={wd}", "seed=0"]
+        (folders[-1] / "run.json").write_text(json.dumps({"status": "running", "overrides": given, "steps": 20}))
+    assert list(pool._names(folders).values()) == ["wd=paper", "wd=wd005"]
+    assert list(pool._names(folders[:1]).values()) == ["scale=ci model=32 wd=paper seed=0"]
