@@ -64,6 +64,12 @@ def hints(case: Case) -> list[Hint]:
         found += _too_early(case)
     if len(case.course) and case.last["kind"] == REPETITION:
         found += _decoding(case)
+    if case.worst is None and len(case.course) and case.last["heldout_loss"] > case.run["ln_vocab"] + SLACK_NATS:
+        found.append(
+            Hint(
+                "the held-out loss is above that of a uniform guess; smaller steps tell whether they are too large", "lr=reduced"
+            )
+        )
     return found
 
 

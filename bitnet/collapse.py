@@ -9,8 +9,8 @@ below H1 does it use its context. An evaluation after warm-up is called
     none          none of these
     warm-up       not judged: step 1, and the learning rate still rises
 
-in this order, so that flat logits, whose argmax is noise, are not taken for a choice of few tokens. An evaluation without
-the numbers that this needs has no class.
+in this order, so that flat logits, whose argmax small differences decide, are not taken for a choice of few tokens. A model may
+be none of these and still know little: its loss says so. An evaluation without the numbers that this needs has no class.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from bitnet.runs import read
 
 _WIDTH = 110
 _MEANS = {
-    FLAT: "every token is about as likely as any other, and which one comes out on top is noise",
+    FLAT: "every token is about as likely as any other, and which ones come out on top hardly depends on what came before",
     FREQUENCY: "the model predicts the few most frequent tokens, whatever came before",
 }
 _TEXT_NAMES = {"seq_rep_4": "repeated 4-grams", "distinct_1": "distinct tokens / tokens", "diversity": "diversity"}
@@ -107,6 +107,8 @@ def diagnose(path: Path) -> list[Diagnosis]:
     if not len(records.runs):
         lost = records.unreadable.iloc[0]
         raise UserError(f"{lost['folder']}: can't be read as a run ({lost['reason']})")
+    for lost, why in records.unreadable[["folder", "reason"]].to_numpy().tolist():
+        print(f"note: {lost}: can't be read as a run, left out ({why})", file=sys.stderr)
     metrics = records.metrics if step is None else _until(records.metrics, step, path)
     kinds, facts = classes(records.runs, metrics), run_facts(records.runs, metrics)
     metrics = metrics.assign(kind=kinds)
@@ -167,8 +169,13 @@ def _headline(case: Case) -> str:
     at_last = f"at step {last['Step']:,.0f}"
     if case.worst is None:
         circles = " Its greedy continuations go in circles, which is a problem of decoding." if last["kind"] == REPETITION else ""
-        return f"No collapse in {len(judged)} evaluations after warm-up, up to step {last['Step']:,.0f}.{circles}{remarks}"
-    onset, kind = facts["onset_step"], case.worst["kind"]
+        remarks = _lacking(case) + circles + _too_high(case) + remarks
+        return f"No collapse in {len(judged)} evaluations after warm-up, up to step {last['Step']:,.0f}.{remarks}"
+    kind = case.worst["kind"]
+    if math.isnan(facts["onset_step"]):
+        seen = f"{kind.capitalize()} at step {case.worst['Step']:,.0f}, {last['kind']} {at_last}"
+        return f"{seen}; when it began and ended can't be said.{_lacking(case)}{remarks}"
+    onset = facts["onset_step"]
     already = onset == judged["Step"].iloc[0]
     begins = f"{kind.capitalize()} {'already at' if already else 'from'} step {onset:,.0f}"
     begins += ", the first evaluation after warm-up" if already else " on"
@@ -182,6 +189,23 @@ def _headline(case: Case) -> str:
         end = f"over at step {facts['recovery_step']:,.0f}, after {facts['duration_steps']:,.0f} steps"
         end += "; its greedy continuations now go in circles" if last["kind"] == REPETITION else ""
     return f"{begins}; {deep}; {end}.{remarks}"
+
+
+def _lacking(case: Case) -> str:
+    unknown = int(case.course["kind"].isna().sum())
+    return f" {unknown} more evaluation{'s lack' if unknown > 1 else ' lacks'} the numbers to tell." if unknown else ""
+
+
+def _too_high(case: Case) -> str:
+    """Of a run without a collapse: whether its last loss is that of a model that knows less than it could without context."""
+    loss, top, low = case.last["heldout_loss"], case.run["ln_vocab"], case.run["unigram_entropy"]
+    if loss > top + SLACK_NATS:
+        return (
+            f" But its held-out loss, {loss:.2f}, is above ln V ({top:.2f}): it is surer of wrong tokens than a guess would be."
+        )
+    if loss > low + SLACK_NATS:
+        return f" But its held-out loss, {loss:.2f}, is above the unigram entropy ({low:.2f}): it does not use the context yet."
+    return ""
 
 
 def _why_nothing(case: Case) -> str:
@@ -208,7 +232,7 @@ def numbers(d: Diagnosis) -> list[tuple[str, float | None, float | None, str]]:
         ("entropy of a prediction", "entropy_mean", f"ln V {run['ln_vocab']:.2f} when uniform"),
         ("distinct predictions", "heldout_uniq", f"{targets} distinct targets at {positions} positions"),
         ("entropy of these predictions", "entropy_argmax", "0 when all are the same token"),
-        ("study's count", "UniquePredictions", f"at most {_count(run['ceiling'])}; noise when logits are flat"),
+        ("study's count", "UniquePredictions", f"at most {_count(run['ceiling'])}; says little when logits are flat"),
     ]
     for name, says in _TEXT_NAMES.items():
         own = d.text_of_heldout.get(name)

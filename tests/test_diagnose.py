@@ -93,6 +93,29 @@ def test_where_tokens_are_equally_frequent_two_kinds_are_one(tmp_path):
     assert "can't be told" not in one(tmp_path / "text", FLAT).headline
 
 
+def test_evaluations_without_a_class_leave_open_when_a_collapse_began(tmp_path):
+    lacking = {k: v for k, v in FLAT.items() if k != "logit_std"}
+    found = one(tmp_path, HEALTHY, lacking, FLAT, HEALTHY)
+    assert found.headline.startswith("Flat logits at step 3,000, none at step 4,000; when it began and ended can't be said.")
+    assert "1 more evaluation lacks the numbers to tell." in found.headline
+    assert " 2 more evaluations lack the numbers" in one(tmp_path / "none", lacking, lacking, HEALTHY).headline
+
+
+def test_a_loss_that_is_too_high_is_said_without_a_collapse(tmp_path):
+    worse = HEALTHY | {"heldout_loss": 14.0}
+    found = one(tmp_path, HEALTHY, worse)
+    assert "is above ln V" in found.headline and [h.arm for h in found.hints] == ["lr=reduced"]
+    assert "does not use the context yet" in one(tmp_path / "early", HEALTHY | {"heldout_loss": 7.5}).headline
+
+
+def test_runs_that_can_t_be_read_are_named(tmp_path, capsys):
+    one(tmp_path, HEALTHY)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "run.json").write_text("{")
+    assert diagnose.main([str(tmp_path)]) == 0
+    assert "torn: can't be read as a run, left out" in capsys.readouterr().err
+
+
 def test_no_collapse(tmp_path):
     found = one(tmp_path, HEALTHY, HEALTHY)
     assert found.headline == "No collapse in 2 evaluations after warm-up, up to step 2,000."
