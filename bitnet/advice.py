@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet.collapse import COLLAPSED, FLAT, FREQUENCY, REPETITION, SLACK_NATS
-from bitnet.published import value_at
+from bitnet.parts import value_at
 
 _SHRUNK = 0.5  # decoupled decay that left more than half of a weight's size is no explanation of logits that vanish
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from bitnet import branches, pool, scaling, slurm
 from bitnet.called import called
+from bitnet.claims import without_runs
 from bitnet.compose import Composer, choices, plain, without_hydra
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
@@ -119,7 +120,10 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     config = typed(master)
     arms = arms_of(loader, config, choices(master.hydra), params, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    queued = _enqueue_all(Composer(loader, master), arms, on_cluster)
+    composer = Composer(loader, master)
+    composed = [composer.arm(a.overrides) for a in arms]
+    queued = _enqueue_all(arms, composed, on_cluster)
+    tell_claims_without_runs(config.sweep, arms, composed)
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
     todo = [q for q in queued if not _is_left(q, config)]
@@ -151,9 +155,10 @@ def _is_final(run: Queued) -> bool:
     return RunRecord(run.folder).read().get("status") in FINAL
 
 
-def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[Queued]:
-    """Compose and validate all arms, then freeze them; two that resolve to the same run are an error."""
-    composed = [composer.arm(a.overrides) for a in arms]
+def _enqueue_all(
+    arms: Sequence[Arm], composed: Sequence[tuple[dict[str, Any], dict[str, str]]], on_cluster: bool
+) -> list[Queued]:
+    """Validate all arms as they were composed, then freeze them; two that resolve to the same run are an error."""
     configs = [load(values) for values, _ in composed]
     overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
     # once before any data is prepared, which takes minutes, and once more, since two spellings can name the same data
@@ -163,6 +168,23 @@ def _enqueue_all(composer: Composer, arms: list[Arm], on_cluster: bool) -> list[
     queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
     _branch(resolved, queued)
     return queued
+
+
+def tell_claims_without_runs(
+    sweep: SweepConfig | None, arms: Sequence[Arm], composed: Sequence[tuple[dict[str, Any], dict[str, str]]]
+) -> None:
+    """Say which claims of a sweep speak of runs that the command does not ask for: before they cost what others cost."""
+    if sweep is None:
+        return
+    runs = [(_written(arm) | {"arm": arm.name}, options, values) for arm, (values, options) in zip(arms, composed, strict=True)]
+    if lacking := without_runs(sweep.claims, runs):
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        say(f"note: claims about runs that this command does not ask for: {', '.join(lacking[:3])}{more}; they stay inconclusive")
+
+
+def _written(arm: Arm) -> dict[str, str]:
+    """What the sweep's file wrote for an arm, by key."""
+    return {key_of(o): o.partition("=")[2].strip("'\"") for o in arm.written}
 
 
 def _check_different(ids: Sequence[str], overrides: Sequence[Sequence[str]]) -> None:
@@ -197,8 +219,7 @@ def _is_left(run: Queued, config: RunConfig) -> bool:
 
 def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
-    written = {key_of(o): o.partition("=")[2].strip("'\"") for o in arm.written}
-    return freeze(run, label=label, arm=arm.name, written=written, choices=options, provenance=provenance())
+    return freeze(run, label=label, arm=arm.name, written=_written(arm), choices=options, provenance=provenance())
 
 
 def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:

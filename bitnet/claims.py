@@ -7,14 +7,14 @@ name the same claim holds for a sweep that is shortened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bitnet.columns import COLUMNS
 from bitnet.errors import nearest
-from bitnet.parts import Number, Part, Positive, no_bool
+from bitnet.parts import Number, Part, Positive, no_bool, value_at
 
 # Numbers of a whole run, beside the columns of its evaluations; `collapse.py` computes them.
 RUN_FACTS: dict[str, str] = {
@@ -164,3 +164,38 @@ class Correlation(Claim):
 
 
 AnyClaim = Annotated[Contrast | Interaction | Bound | Change | Correlation, Field(discriminator="kind")]
+
+
+# ------------------------------------------------------------------------------------------------------------- selecting
+def level(key: str, written: Mapping[str, Any], choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """What a run has at a selector's key: what its sweep's file wrote for it (whatever the scale made of that), or else the
+    option of a group, or else the value at a dotted key of its configuration; None where it has none.
+
+    Args:
+        written: with the run's `arm`.
+    """
+    if key in written:
+        return written[key]
+    value = choices[key] if key in choices else value_at(config, key)
+    return None if isinstance(value, dict) else value
+
+
+def is_level(value: Any, wanted: Any) -> bool:
+    """Whether that is what a selector wants: `model=256` names the option "256"; 0 is not false."""
+    if isinstance(value, str) or isinstance(wanted, str):
+        return str(value) == str(wanted)
+    return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
+
+
+Described = tuple[Mapping[str, Any], Mapping[str, str], Mapping[str, Any]]  # written, choices, config, as for `level`
+
+
+def without_runs(claims: Mapping[str, AnyClaim], runs: Sequence[Described]) -> list[str]:
+    """Sides of claims that name none of these runs, so that no verdict on them can come, as a reader would say it."""
+    told = []
+    for name, claim in claims.items():
+        for side, selector in claim.selectors().items():
+            wanted = {"arm": selector} if isinstance(selector, str) else selector
+            if not any(all(is_level(level(key, *run), value) for key, value in wanted.items()) for run in runs):
+                told.append(f"{name}.{side} ({', '.join(f'{key}={value}' for key, value in wanted.items())})")
+    return told

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet.claims import RUN_FACTS
-from bitnet.published import value_at
+from bitnet.parts import value_at
 
 FLAT, FREQUENCY, REPETITION, NONE, WARM_UP = "flat logits", "frequency", "repetition", "none", "warm-up"
 # What counts as collapsed in `run_facts`. Repetition does not: greedy continuations of sound small models go in circles too

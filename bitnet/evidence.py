@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,22 @@ import numpy as np
 import pandas as pd
 
 from bitnet.boundary import boundary_step
-from bitnet.claims import DERIVED, RUN_FACTS, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.claims import (
+    DERIVED,
+    RUN_FACTS,
+    Bound,
+    Change,
+    Contrast,
+    Correlation,
+    Interaction,
+    Selector,
+    is_level,
+    level,
+)
 from bitnet.collapse import is_warming
 from bitnet.columns import HOW, INTEGERS
 from bitnet.errors import UserError, nearest
-from bitnet.published import value_at
+from bitnet.parts import value_at
 from bitnet.stats import Estimate, no_spread, one_sample, two_sample
 
 NOT_OVER = ("running", "queued", "missing")
@@ -131,8 +142,8 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
         return chosen
     chosen = runs
     for key, wanted in selector.items():
-        values = [_chosen(run, key) for _, run in chosen.iterrows()]
-        fits = [_same(value, wanted) for value in values]
+        values = [level(key, r["written"] | {"arm": r["arm"]}, r["choices"], r["config"]) for _, r in chosen.iterrows()]
+        fits = [is_level(value, wanted) for value in values]
         if not any(fits):
             there = list(dict.fromkeys(str(v) for v in values if v is not None))
             if not there:
@@ -141,17 +152,6 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
             raise UserError(f"{key}={wanted}: no run is of it; there are {', '.join(there[:6])}")
         chosen = chosen[fits]
     return chosen
-
-
-def _chosen(run: pd.Series, key: str) -> Any:
-    """The run's `arm`, or what its sweep's file wrote for it (whatever the scale made of that), or else the option of a
-    group, or else the value at a dotted key of the configuration.
-    """
-    written: Mapping[str, Any] = run["written"] | {"arm": run["arm"]}
-    if key in written:
-        return written[key]
-    value = run["choices"].get(key) if key in run["choices"] else value_at(run["config"], key)
-    return None if isinstance(value, dict) else value
 
 
 def varies(keys: Iterable[str], prefixes: Sequence[str]) -> bool:
@@ -185,13 +185,6 @@ def _names(selector: Selector, runs: pd.DataFrame, keys: Sequence[str]) -> bool:
 def _listed(values: pd.Series) -> str:
     """`20, 4,000` of lengths; hashes by their beginning."""
     return ", ".join(v[:10] if isinstance(v, str) else f"{v:,.0f}" for v in sorted(values.dropna().unique()))
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    """`model=256` names the option "256"; 0 is not false."""
-    if isinstance(value, str) or isinstance(wanted, str):
-        return str(value) == str(wanted)
-    return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
 
 
 # ---------------------------------------------------------------------------------------------------------------- sides

@@ -28,7 +28,7 @@ from bitnet.columns import COLUMNS, HOW, TEXT_NUMBERS
 from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
 from bitnet.evidence import ALIKE, NOT_OVER, Evaluations, varies
-from bitnet.published import value_at
+from bitnet.parts import value_at
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
 

@@ -31,3 +31,10 @@ class Part(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+def value_at(values: Any, key: str) -> Any:
+    """The value at a dotted key of nested mappings, None where there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values

@@ -124,8 +124,10 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
         return _of_all([_expanded(hydra, instead(written, name), multirun)[0] for name in config.sweep.includes]), True
     composer = Composer(hydra.config_loader, master)
     listed = arms.arms_of(hydra.config_loader, config, choices(master.hydra), master.hydra.sweeper.params, typed)
-    composed = [(arm, *composer.arm(arm.overrides)) for arm in listed]
-    return [Asked(load(values), arm.overrides, options, arm.name) for arm, values, options in composed], True
+    composed = [composer.arm(arm.overrides) for arm in listed]
+    arms.tell_claims_without_runs(config.sweep, listed, composed)
+    each = zip(listed, composed, strict=True)
+    return [Asked(load(values), arm.overrides, options, arm.name) for arm, (values, options) in each], True
 
 
 def _of_all(sweeps: list[list[Asked]]) -> list[Asked]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from bitnet.parts import value_at
+
 DATA = "WikiText-2, GPT-2 tokens"
 VOCAB_SIZE = 50257
 
@@ -138,13 +140,6 @@ def match(runs: pd.DataFrame) -> pd.DataFrame:
     pairs = pd.DataFrame(sorted(answered), columns=["arm_id", *keys]).astype(theirs.dtypes[keys].to_dict())
     found = pairs.merge(theirs, on=keys)
     return found[["arm_id", "source", "step", "unique", "loss"]].drop_duplicates(["arm_id", "step"])
-
-
-def value_at(values: Any, key: str) -> Any:
-    """The value at a dotted key of nested mappings, None where there is none."""
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
 
 
 def same_data(runs: pd.DataFrame) -> bool:

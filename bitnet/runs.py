@@ -24,7 +24,7 @@ from pyarrow import csv
 from bitnet.boundary import boundary_step
 from bitnet.columns import COLUMNS
 from bitnet.errors import UserError
-from bitnet.published import value_at
+from bitnet.parts import value_at
 
 SCHEMA = 1
 STATUSES = ("done", "diverged", "running", "failed", "queued")  # from the most to the least complete

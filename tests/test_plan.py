@@ -289,3 +289,15 @@ def test_help_has_an_example(capsys):
         plan.main(["--help"])
     assert ended.value.code == 0
     assert "python -m bitnet.plan sweeps=quickstart" in capsys.readouterr().out
+
+
+def test_claims_about_runs_that_are_not_asked_for_are_told_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    claim = "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: b159}, against: b, expected: lower, margin: 1}"
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "# @package _global_\nsweep:\n  name: mine\n  question: x\n  arms: {a: wd=paper, b: wd=wd005}\n"
+        f"  claims: {{c: {claim}}}\n"
+    )
+    assert plan.main([*SMALL, "sweeps=mine", f"--config-dir={tmp_path}", "--no-measure"]) == 0
+    said = "claims about runs that this command does not ask for: c.arm (arm=a, quant=b159); they stay inconclusive"
+    assert said in capsys.readouterr().err
