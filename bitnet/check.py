@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from bitnet.called import called
 from bitnet.errors import UserError
-from bitnet.overrides import refuse
+from bitnet.overrides import as_sweep, key_of, refuse
 from bitnet.stopping import like_ctrl_c
 from bitnet.train import complain, composed, register_plugins
 
@@ -48,6 +48,9 @@ def _results(overrides: list[str]) -> list[dict]:
     Raises:
         UserError: when the run could not be carried out at all.
     """
+    if len(as_sweep(overrides)) > len(overrides):
+        sweep = next(o for o in overrides if key_of(o) == "sweeps")
+        raise UserError(f"{sweep}: one run is checked; write the overrides of one of its arms instead")
     from bitnet import arms, checks, training_checks  # they load torch, which --help and a refusal do without
 
     subject = checks.subject(arms.typed(composed(overrides)))

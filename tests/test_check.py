@@ -334,7 +334,14 @@ def test_the_command_fails_with_one_check(typed, capsys, monkeypatch):
     assert [r["check"] for r in rows if r["passed"] is False] == ["AdamW is decoupled"]
 
 
-@pytest.mark.parametrize(("wrong", "said"), [("wdd=paper", "wd"), ("probe.heldout_sequences=9000", "probe.heldout_sequences")])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("wdd=paper", "wd"),
+        ("probe.heldout_sequences=9000", "probe.heldout_sequences"),
+        ("sweeps=rootcause", "one run is checked"),
+    ],
+)
 def test_wrong_input_is_one_line(typed, capsys, wrong, said):
     assert check.main([*typed, wrong]) == 2
     err = capsys.readouterr().err.strip().splitlines()
