@@ -233,9 +233,7 @@ def enqueue(config: RunConfig, overrides: Sequence[str], options: dict[str, str]
     if here and config.launcher.kind == "slurm":
         raise UserError("launcher=slurm: it submits sweeps, and this is a single run for this machine; add -m to submit it")
     if config.scale is not None and config.sweep is None:
-        say(
-            f"note: scale={config.scale.name} sizes sweeps; this run has model={options['model']} steps={config.steps}"
-        )
+        say(f"note: scale={config.scale.name} sizes sweeps; this run has model={options['model']} steps={config.steps}")
     run = resolve(config, readable_overrides(overrides, seed=True), check_device=here)
     return _freeze(run, Arm(None, tuple(overrides)), options)
 

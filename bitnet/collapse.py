@@ -16,6 +16,7 @@ be none of these and still know little: its loss says so. An evaluation without 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,28 @@ def is_warming(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
     return (metrics["Step"] == 1) | (metrics["Step"] < warmup)
 
 
+def limits(of: Any) -> dict[str, Any]:
+    """What an evaluation is held against: `flat`, the loss from which on logits without spread are flat; `low`, that of known
+    frequencies; `few`, up to how many distinct predictions are few.
+
+    Args:
+        of: the evaluation, or a frame of them, with `ln_vocab` and `unigram_entropy` of its run.
+    """
+    flat = (of["ln_vocab"] + of["unigram_entropy"]) / 2 - SLACK_NATS
+    few = np.maximum(1.0, FEW * of["heldout_distinct_targets"])  # one token is always few
+    return {"flat": flat, "low": of["unigram_entropy"] - SLACK_NATS, "few": few}
+
+
+def tests(of: Any) -> dict[str, Any]:
+    """What tells the kinds apart, by kind, in the order in which the first that holds counts; `of` as for `limits`."""
+    limit, loss = limits(of), of["heldout_loss"]
+    return {
+        FLAT: (of["logit_std"] < FLAT_SPREAD) & (loss > limit["flat"]),
+        FREQUENCY: (of["heldout_uniq"] <= limit["few"]) & (loss > limit["low"]),
+        REPETITION: (loss < limit["low"]) & (of["greedy_seq_rep_4"] >= REPETITIVE),
+    }
+
+
 def classes(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
     """The class of each evaluation, NaN where it lacks what a class needs; aligned with `metrics`.
 
@@ -72,14 +95,9 @@ def classes(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
         return pd.Series(index=metrics.index, dtype="object")
     facts = runs[["ln_vocab", "unigram_entropy"]]
     m = metrics[["run", *NEEDED]].join(facts, on="run")
-    loss, top, frequencies = m["heldout_loss"], m["ln_vocab"], m["unigram_entropy"]
-    flat = (m["logit_std"] < FLAT_SPREAD) & (loss > (top + frequencies) / 2 - SLACK_NATS)
-    few = m["heldout_uniq"] <= FEW * m["heldout_distinct_targets"].clip(lower=1 / FEW)  # one token is always few
-    frequency = few & (loss > frequencies - SLACK_NATS)
-    repeating = (loss < frequencies - SLACK_NATS) & (m["greedy_seq_rep_4"] >= REPETITIVE)
     known = m[["heldout_loss", "heldout_uniq", "heldout_distinct_targets", "logit_std", *facts.columns]].notna().all(axis=1)
-    conditions = [~known, is_warming(runs, metrics), flat, frequency, repeating]
-    found = np.select(conditions, ["", WARM_UP, FLAT, FREQUENCY, REPETITION], NONE)
+    kinds = tests(m)
+    found = np.select([~known, is_warming(runs, metrics), *kinds.values()], ["", WARM_UP, *kinds], NONE)
     return pd.Series(found, index=metrics.index, dtype="object").where(known)
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from bitnet import collapse
 from bitnet.advice import Case, Hint, hints
 from bitnet.called import called
 from bitnet.collapse import (
     CLOSE_NATS,
     COLLAPSED,
-    FEW,
     FLAT,
     FLAT_SPREAD,
     FREQUENCY,
@@ -30,6 +30,7 @@ from bitnet.collapse import (
     SLACK_NATS,
     WARM_UP,
     classes,
+    limits,
     run_facts,
     warmup_steps,
 )
@@ -255,19 +256,16 @@ def tests(case: Case) -> list[tuple[str, str, bool]]:
     row = case.worst if case.worst is not None else case.last if len(case.course) else None
     if row is None or not isinstance(row["kind"], str) or row["kind"] == WARM_UP:
         return []
-    top, low = case.run["ln_vocab"], case.run["unigram_entropy"]
-    middle, floor, loss = (top + low) / 2 - SLACK_NATS, low - SLACK_NATS, row["heldout_loss"]
-    few, circles = max(1.0, FEW * row["heldout_distinct_targets"]), row["greedy_seq_rep_4"]
-    spread, uniq = row["logit_std"], row["heldout_uniq"]
-    flat = f"loss above {middle:.2f} (it is {loss:.2f}) and a logit sd below {FLAT_SPREAD:g} ({spread:.3g})"
-    frequency = f"at most {few:.0f} distinct predictions ({uniq:,.0f}) and a loss not below {floor:.2f} ({loss:.2f})"
+    of = pd.concat([row, case.run[["ln_vocab", "unigram_entropy"]]])
+    limit, loss, circles = limits(of), row["heldout_loss"], row["greedy_seq_rep_4"]
     repeats = "not measured" if math.isnan(circles) else f"{circles:.0%}"
-    repetition = f"a loss below {floor:.2f} ({loss:.2f}) and {REPETITIVE:.0%} of greedy 4-grams repeated ({repeats})"
-    return [
-        (FLAT, flat, bool(loss > middle and spread < FLAT_SPREAD)),
-        (FREQUENCY, frequency, bool(uniq <= few and loss > floor)),
-        (REPETITION, repetition, bool(loss < floor and circles >= REPETITIVE)),
-    ]
+    low, few, uniq = f"{limit['low']:.2f} ({loss:.2f})", f"{limit['few']:.0f}", f"{row['heldout_uniq']:,.0f}"
+    says = {
+        FLAT: f"loss above {limit['flat']:.2f} (it is {loss:.2f}) and a logit sd below {FLAT_SPREAD:g} ({row['logit_std']:.3g})",
+        FREQUENCY: f"at most {few} distinct predictions ({uniq}) and a loss not below {low}",
+        REPETITION: f"a loss below {low} and {REPETITIVE:.0%} of greedy 4-grams repeated ({repeats})",
+    }
+    return [(kind, says[kind], bool(holds)) for kind, holds in collapse.tests(of).items()]
 
 
 # ----------------------------------------------------------------------------------------------------------------- text
