@@ -282,12 +282,15 @@ def _json(folder: str, name: str) -> dict[str, Any]:
 
 
 def _texts(experiment: Judged, names: pd.Series) -> dict[str, Any]:
-    """The numbers of continuations at each run's last evaluation, mean over an arm's seeds, beside the text's own."""
+    """The numbers of continuations at the end of finished runs, mean over an arm's seeds with their n, beside the text's own."""
     runs, metrics = experiment.records.runs, experiment.records.metrics
+    done = runs[runs["status"] == "done"]
     columns = [f"{how}_{name}" for how in HOW for name in TEXT_NUMBERS]
-    last = metrics.dropna(subset=columns, how="all").groupby("run")[columns].last()
-    by_arm = last.groupby(runs["arm_id"].reindex(last.index)).mean()
-    rows = [[names[arm], *(wording.short(v) for v in by_arm.loc[arm])] for arm in names.index if arm in by_arm.index]
+    last = metrics[metrics["run"].isin(done.index)].dropna(subset=columns, how="all").groupby("run")[columns].last()
+    arms = last.groupby(runs["arm_id"].reindex(last.index))
+    by_arm, n = arms.mean(), arms.size()
+    named = {arm: f"{names[arm]} (n={n[arm]})" for arm in names.index if arm in by_arm.index}
+    rows = [[name, *(wording.short(v) for v in by_arm.loc[arm])] for arm, name in named.items()]
     own: dict[str, Any] = {}
     for folder in runs["folder"]:
         if own := _json(folder, "run.json").get("heldout_text") or {}:
