@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bitnet import data
+from bitnet.batches import Batches
 from bitnet.config import RunConfig
 from bitnet.errors import UserError
 from bitnet.heldout import Heldout
@@ -62,13 +63,13 @@ def prepare(config: RunConfig) -> data.Prepared:
     return _prepared[key]
 
 
-def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[data.Batches, Heldout]:
+def check_data(config: RunConfig, prepared: data.Prepared) -> tuple[Batches, Heldout]:
     """The batches and the held-out text of a run.
 
     Raises:
         UserError: when there is too little data for them.
     """
-    batches = data.Batches(
+    batches = Batches(
         prepared.train,
         batch_size=config.batch_size,
         seq_len=config.seq_len,

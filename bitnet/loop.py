@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bitnet import checkpoint, losses, optim
+from bitnet.batches import Batches
 from bitnet.config import CheckpointConfig, ClipConfig, RegularizerConfig, SmoothingConfig
-from bitnet.data import Batches
 from bitnet.model import BitNet
 from bitnet.probe import Probe, Row
 from bitnet.progress import Progress, Timing

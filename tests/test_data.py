@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bitnet import data as data_module
-from bitnet.data import Batches, cut_long, prepare
+from bitnet.batches import Batches
+from bitnet.data import cut_long, prepare
 from bitnet.errors import UserError
 from bitnet.sources import BPETokenizer, GPT2Tokenizer, NoTokenizer, SyntheticData, TextData
 from bitnet.tokenizer import decode, end_mark_id, train_bpe
@@ -54,6 +55,13 @@ def test_prepared_once_and_then_found(tmp_path, text):
     assert again.train.dtype == np.uint16 and not again.train.flags.writeable
     lines = text.read_text()
     assert decode(first.folder, np.concatenate([first.train, first.heldout])) == lines
+
+
+def test_a_text_in_token_form_is_told(tmp_path, text):
+    said = []
+    text.write_text(text.read_text() + "a <unk> word\n" * 3)
+    prepare(text_data(tmp_path, text), BPE, say=said.append)
+    assert "says '<unk>' 3 times" in said[-1]
 
 
 def test_the_manifest_counts_what_is_there(tmp_path, text):

@@ -21,7 +21,7 @@ FLOORS = [
     {"identity"},
     {"quant", "schedules", "losses", "metrics", "textstats", "timeline"},
     {"model"},
-    {"hub", "corpus", "tokenizer", "data", "optim", "checkpoint", "records", "heldout", "progress"},
+    {"hub", "corpus", "tokenizer", "data", "batches", "optim", "checkpoint", "records", "heldout", "progress"},
     {"continuations", "weights"},
     {"probe", "branches"},
     {"loop"},

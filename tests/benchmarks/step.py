@@ -65,7 +65,7 @@ class Reference(nn.Module):
 
 
 class RandomBatches:
-    """Stands in for `data.Batches`."""
+    """Stands in for `bitnet.batches.Batches`."""
 
     def __init__(self) -> None:
         self.windows = torch.randint(0, VOCABULARY, (256, BATCH, LENGTH + 1)).numpy()
