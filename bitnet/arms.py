@@ -25,7 +25,7 @@ from bitnet.compose import Composer, choices, plain, without_hydra
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
-from bitnet.identity import digest, identity
+from bitnet.identity import digest, identity, source_key
 from bitnet.launching import SweepConfig
 from bitnet.overrides import key_of, normalise, quoted, readable_overrides
 from bitnet.records import FINAL, RunRecord, declare, provenance, result
@@ -162,7 +162,7 @@ def _enqueue_all(
     configs = [load(values) for values, _ in composed]
     overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
     # once before any data is prepared, which takes minutes, and once more, since two spellings can name the same data
-    _check_different([digest(identity(c, str((c.data, c.tokenizer)))) for c in configs], overrides)
+    _check_different([digest(identity(c, source_key(c))) for c in configs], overrides)
     resolved = [resolve(c, o, check_device=not on_cluster) for c, o in zip(configs, overrides, strict=True)]
     _check_different([r.run_id for r in resolved], overrides)
     queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from bitnet.called import called
 from bitnet.errors import UserError
-from bitnet.overrides import as_sweep, key_of, refuse
+from bitnet.overrides import key_of, names_a_sweep, refuse
 from bitnet.stopping import like_ctrl_c
 from bitnet.train import complain, composed, register_plugins
 
@@ -48,7 +48,7 @@ def _results(overrides: list[str]) -> list[dict]:
     Raises:
         UserError: when the run could not be carried out at all.
     """
-    if len(as_sweep(overrides)) > len(overrides):
+    if names_a_sweep(overrides):
         sweep = next(o for o in overrides if key_of(o) == "sweeps")
         raise UserError(f"{sweep}: one run is checked; write the overrides of one of its arms instead")
     from bitnet import arms, checks, training_checks  # they load torch, which --help and a refusal do without

@@ -176,8 +176,13 @@ def level(key: str, written: Mapping[str, Any], choices: Mapping[str, str], conf
     """
     if key in written:
         return written[key]
-    value = choices[key] if key in choices else value_at(config, key)
+    value = setting(key, choices, config)
     return None if isinstance(value, dict) else value
+
+
+def setting(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """A run's option of a group, or the value at a dotted key of its configuration."""
+    return choices[key] if key in choices else value_at(config, key)
 
 
 def is_level(value: Any, wanted: Any) -> bool:

@@ -82,30 +82,32 @@ class Evaluations:
             known = self._is_whole(run) and run["id"] in self.facts.index
             return _finite(self.facts.at[run["id"], metric]) if known else None
         if metric in DERIVED:
-            level, column = DERIVED_FROM[metric]
+            reference, column = DERIVED_FROM[metric]
             value = self.value(run, column, at)
-            return None if value is None else _finite(run[level] - value)
+            return None if value is None else _finite(run[reference] - value)
         if metric not in self.metrics:
             raise UserError(f"metric={metric}: this column was not read")
-        rows = self._rows.get(run["id"], np.empty(0, dtype="int64"))
-        if at == "end":
-            return _finite(self.metrics[metric].to_numpy()[rows[-1]]) if self._is_whole(run) else None
-        position = _position(run, self._steps(run), at)
-        return None if position is None else _finite(self.metrics[metric].to_numpy()[rows[position]])
+        if at == "end" and not self._is_whole(run):
+            return None
+        position = _position(run, self._column(run, "Step"), at)
+        return None if position is None else _finite(self._column(run, metric)[position])
 
-    def _steps(self, run: pd.Series) -> np.ndarray:
-        return self.metrics["Step"].to_numpy()[self._rows.get(run["id"], np.empty(0, dtype="int64"))]
+    def _column(self, run: pd.Series, name: str) -> np.ndarray:
+        """What the run's evaluations have in a column, in order."""
+        return self.metrics[name].to_numpy()[self._rows.get(run["id"], np.empty(0, dtype="int64"))]
 
     def _is_whole(self, run: pd.Series) -> bool:
         """Whether a run is done and its evaluations reach its end: a torn file ends before its run did."""
-        steps = self._steps(run)
+        steps = self._column(run, "Step")
         return run["status"] == "done" and len(steps) > 0 and bool(steps[-1] == run["step"])
 
 
-def _position(run: pd.Series, steps: np.ndarray, at: int | float) -> int | None:
+def _position(run: pd.Series, steps: np.ndarray, at: str | int | float) -> int | None:
     """Where among the evaluated `steps` a moment lies: the first at or after it, no further than one evaluation interval."""
     if not len(steps):
         return None
+    if at == "end":
+        return len(steps) - 1
     if isinstance(at, str):
         wanted = run["boundary_step"]
     elif at >= 1:
@@ -289,8 +291,7 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
         groups.setdefault(frozenset(side.runs["hidden_size"]), []).append(side)
     if len(groups) > 2:
         raise UserError("its sides are of more than two hidden sizes; compare two at a time")
-    offset = claim.bound if isinstance(claim, Bound) else 0.0
-    reduced = [_paired(group, offset) for group in groups.values()]
+    reduced = [_paired(group, offset_of(claim)) for group in groups.values()]
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
     resolution = _resolution(claim, of)
@@ -304,6 +305,11 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
         both = list(first.values()), [-x for x in second.values()]
         estimate = two_sample(*both, resolution) if first and second else None
     return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _absent(of, groups.values(), seeds))
+
+
+def offset_of(claim: Seedwise) -> float:
+    """What a claim's numbers lack of the metric's own value: of a bound they are the distance to it."""
+    return claim.bound if isinstance(claim, Bound) else 0.0
 
 
 def _resolution(claim: Seedwise, of: Sequence[Side]) -> float | None:

@@ -25,7 +25,7 @@ from bitnet.device import pick_device
 from bitnet.errors import UserError
 from bitnet.files import existing, unwritable
 from bitnet.freeze import check_data
-from bitnet.identity import digest, identity
+from bitnet.identity import digest, identity, source_key
 from bitnet.overrides import key_of, readable_overrides
 from bitnet.records import FINAL, RunRecord, locate, readable
 from bitnet.sources import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
@@ -126,11 +126,6 @@ def tokens_of(config: RunConfig) -> Tokens:
     train, heldout = (np.broadcast_to(np.uint16(0), n) for n in lengths)  # no memory, whatever the length
     stand_in = data.Prepared(Path(config.data.cache), vocab_size, train, heldout, "", 0.0, {})
     return Tokens(stand_in, False, lengths[0] > 0)
-
-
-def _source(config: RunConfig) -> str:
-    """What decides the tokens, as far as the configuration goes."""
-    return config.data.model_dump_json() + config.tokenizer.model_dump_json()
 
 
 def _unprepared(config: RunConfig, tokens: Tokens) -> str:
@@ -239,7 +234,7 @@ def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, size: cost.Footpri
 
 def _identity(config: RunConfig, tokens: Tokens) -> dict[str, Any]:
     """What tells a run from others; data that is not prepared goes by its configuration."""
-    return identity(config, tokens.data.sha256 if tokens.prepared else _source(config))
+    return identity(config, tokens.data.sha256 if tokens.prepared else source_key(config))
 
 
 # ------------------------------------------------------------------------------------------------------------ all runs
@@ -251,9 +246,9 @@ def forecast_all(
     Raises:
         UserError: when a source or a tokenizer can't be used.
     """
-    sources = {_source(a.config): a.config for a in asked}  # arms share their data: looked at once
+    sources = {source_key(a.config): a.config for a in asked}  # arms share their data: looked at once
     found = {source: tokens_of(config) for source, config in sources.items()}
-    tokens = [found[_source(a.config)] for a in asked]
+    tokens = [found[source_key(a.config)] for a in asked]
     shapes = [(cost.shape_of(a.config), t.data.vocab_size) for a, t in zip(asked, tokens, strict=True)]
     sizes = {shape: cost.footprint(a.config, shape[1]) for shape, a in dict(zip(shapes, asked, strict=True)).items()}
     each = zip(asked, settings(asked), tokens, shapes, strict=True)
@@ -295,7 +290,7 @@ def _candidate(asked: Asked, tokens: Tokens, run: Forecast) -> branches.Candidat
         ahead = not run.finished and run.done < step
         return ahead or (run.folder is not None and branches.kept(RunRecord(run.folder), step) is not None)
 
-    data_sha256 = tokens.data.sha256 or _source(asked.config)
+    data_sha256 = tokens.data.sha256 or source_key(asked.config)
     return branches.Candidate(asked.config, data_sha256, run.steps or asked.config.steps, can_be_trunk)
 
 

@@ -21,7 +21,7 @@ from bitnet.batches import Batches
 from bitnet.config import RunConfig
 from bitnet.errors import UserError
 from bitnet.heldout import Heldout
-from bitnet.identity import digest, identity
+from bitnet.identity import digest, identity, source_key
 from bitnet.records import FINAL, RunRecord, check_inside, check_writable, locate, readable
 
 
@@ -57,7 +57,7 @@ _prepared: dict[str, data.Prepared] = {}  # the arms of a sweep share their data
 
 def prepare(config: RunConfig) -> data.Prepared:
     """The run's data; made if it isn't there, and verified once in this process."""
-    key = config.data.model_dump_json() + config.tokenizer.model_dump_json()
+    key = source_key(config)
     if key not in _prepared or not _prepared[key].folder.exists():
         _prepared[key] = data.prepare(config.data, config.tokenizer, say=say)
     return _prepared[key]

@@ -18,6 +18,11 @@ _NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint"
 _NOT_IDENTITY |= {"sweep", "scale", "tokenizer", "data"}
 
 
+def source_key(config: RunConfig) -> str:
+    """What decides a run's tokens, as far as its configuration goes: their stand-in until they are prepared and hashed."""
+    return config.data.model_dump_json() + config.tokenizer.model_dump_json()
+
+
 def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:
     """What decides a run's result, as plain values."""
     values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)

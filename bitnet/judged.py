@@ -22,13 +22,12 @@ import pandas as pd
 
 from bitnet import experiments, factors, tables, verdicts
 from bitnet import runs as run_folders
-from bitnet.claims import ENOUGH_SEEDS, AnyClaim
+from bitnet.claims import ENOUGH_SEEDS, AnyClaim, setting
 from bitnet.collapse import NEEDED, run_facts
 from bitnet.columns import COLUMNS, HOW, TEXT_NUMBERS
 from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
 from bitnet.evidence import ALIKE, NOT_OVER, Evaluations, varies
-from bitnet.parts import value_at
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
 
@@ -265,7 +264,7 @@ def level_of(runs: pd.DataFrame, factor: str) -> pd.Series:
     if factor == "arm":
         return runs["arm"].astype(str)
     pairs = zip(runs["choices"], runs["config"], strict=True)
-    return pd.Series([str(c[factor] if factor in c else value_at(config, factor)) for c, config in pairs], runs.index)
+    return pd.Series([str(setting(factor, *pair)) for pair in pairs], runs.index)
 
 
 def _effects(experiment: Judged, moment: str) -> Effects:

@@ -133,9 +133,13 @@ def _options(name: str, value: str) -> str:
 
 def as_sweep(overrides: Sequence[str]) -> list[str]:
     """The overrides, with Hydra's mode for several runs where they name a sweep."""
-    keys = {key_of(o): o.partition("=")[2] for o in overrides}
-    several = keys.get("sweeps", "").lower() not in _NULL and "hydra.mode" not in keys
-    return [*overrides, *(["hydra.mode=MULTIRUN"] if several else [])]
+    return [*overrides, *(["hydra.mode=MULTIRUN"] if names_a_sweep(overrides) else [])]
+
+
+def names_a_sweep(overrides: Iterable[str]) -> bool:
+    """Whether the overrides name a sweep and leave Hydra's mode to it."""
+    typed = {key_of(o): o.partition("=")[2] for o in overrides}
+    return typed.get("sweeps", "").lower() not in _NULL and "hydra.mode" not in typed
 
 
 def check_sweep(overrides: Iterable[str], multirun: bool) -> None:

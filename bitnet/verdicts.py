@@ -34,7 +34,7 @@ from pydantic import TypeAdapter, ValidationError
 from bitnet import stats
 from bitnet.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, allows
 from bitnet.errors import UserError, nearest
-from bitnet.evidence import DERIVED_FROM, NOT_OVER, Evaluations, Reduced, Seedwise, Side, points, reduce, sides
+from bitnet.evidence import DERIVED_FROM, NOT_OVER, Evaluations, Reduced, Seedwise, Side, offset_of, points, reduce, sides
 
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
@@ -161,7 +161,7 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
         return replace(verdict, why=blocked, p=None, test=None)
     assert estimate is not None  # `_blocked` says where there is none
     least = 0.0 if isinstance(claim, Bound) else claim.margin or 0.0
-    word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, _offset(claim))
+    word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, offset_of(claim))
     few = (f"n={estimate.n}: {allows(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
     return replace(verdict, word=word, why=why, warnings=(*few, *verdict.warnings))
 
@@ -215,15 +215,22 @@ def _lost(of: Sequence[Side], fisher_p: float | None) -> list[str]:
     return texts
 
 
+def _left_open(runs: pd.DataFrame, silent: Sequence[str]) -> str | None:
+    """What is said while runs are not over, or of `silent` ones, which are over without a number; None where neither is."""
+    if waiting := int(runs["status"].isin(NOT_OVER).sum()):
+        return f"{NOT_YET}: {len(runs) - waiting} of {len(runs)} runs done"
+    if silent:
+        more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+        return f"no number from {', '.join(silent[:3])}{more}: to leave it out would select by the outcome"
+    return None
+
+
 def _blocked(of: Sequence[Side], reduced: Reduced) -> str | None:
     """Why nothing can be concluded whatever the numbers are, None where they may speak."""
     runs = pd.concat([side.runs for side in of])
-    runs = runs[~runs.index.duplicated()]
-    if over := int(runs["status"].isin(NOT_OVER).sum()):
-        return f"{NOT_YET}: {len(runs) - over} of {len(runs)} runs done"
-    if silent := [text for side in of for text in side.silent]:
-        more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
-        return f"no number from {', '.join(silent[:3])}{more}: to leave it out would select by the outcome"
+    silent = [text for side in of for text in side.silent]
+    if (reason := _left_open(runs[~runs.index.duplicated()], silent)) is not None:
+        return reason
     if reduced.estimate is None:
         return f"no seed has all its runs: {'; '.join(reduced.absent)}"
     if reduced.flat and reduced.resolution is None:
@@ -256,10 +263,6 @@ def decide(
     if word == "inconclusive" and (seen := estimate.detectable(alpha)) is not None:
         why += f"; so many seeds would have shown an effect of {_text(seen)}, with 80 % power"
     return word, f"mean {_text(estimate.mean + offset)}, {_spans(plain, interval, claims, offset)}: {why}"
-
-
-def _offset(claim: Seedwise) -> float:
-    return claim.bound if isinstance(claim, Bound) else 0.0
 
 
 def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: int, offset: float = 0.0) -> str:
@@ -319,10 +322,8 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
         warnings=(f"{lost} of {len(runs)} runs diverged; their evaluations until then count",) if lost else (),
         **counts,
     )
-    if over := int(runs["status"].isin(NOT_OVER).sum()):
-        return replace(verdict, why=f"{NOT_YET}: {len(runs) - over} of {len(runs)} runs done")
-    if silent := _silent(runs):
-        return replace(verdict, why=f"no number from {silent}: to leave it out would select by the outcome")
+    if (reason := _left_open(runs, _silent(runs))) is not None:
+        return replace(verdict, why=reason)
     if found.rho is None:
         return replace(verdict, why=f"{claim.metric} or {claim.other} is the same in every evaluation, or missing")
     if found.clusters < ENOUGH_SEEDS:
@@ -339,11 +340,10 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
     return replace(verdict, word=word, why=f"{span} {over_points}")
 
 
-def _silent(runs: pd.DataFrame) -> str:
-    """Runs that failed or have no evaluation to rank, in words; empty where there is none."""
+def _silent(runs: pd.DataFrame) -> list[str]:
+    """Runs that failed or have no evaluation to rank, in words."""
     silent = runs[(runs["status"] == "failed") | (runs["points"] == 0)]
-    texts = [f"seed {int(run['seed'])} ({run['status']})" for _, run in silent.iterrows()]
-    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
+    return [f"seed {int(run['seed'])} ({run['status']})" for _, run in silent.iterrows()]
 
 
 def _explained(verdict: Verdict, by: Sequence[str], judged: Mapping[str, Verdict]) -> Verdict:
