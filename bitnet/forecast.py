@@ -199,7 +199,7 @@ def _one(asked: Asked, shown: dict[str, str], tokens: Tokens, size: cost.Footpri
     """The forecast of a run, without its time, and what is to be said of its data."""
     config, flags = asked.config, []
     if not tokens.prepared:
-        flags.append(Flag("note", _unprepared(config, tokens)))
+        flags.append(Flag("note", _unprepared(config, tokens), (number,)))
     steps = config.steps if config.data.at_end == "repeat" else None
     if tokens.counted:
         steps = _last_step(config, tokens.data, flags, number)
@@ -262,7 +262,7 @@ def forecast_all(
         flags += _busy(place)
         seconds = _seconds(asked, runs, shapes, place, say)
         runs = [replace(r, seconds=s) for r, s in zip(runs, seconds, strict=True)]
-    return runs, _merged(flags + machine)
+    return runs, _merged(flags + machine, len(asked))
 
 
 def _branched(asked: Sequence[Asked], tokens: Sequence[Tokens], runs: Sequence[Forecast], place: Place) -> list[Forecast]:
@@ -294,12 +294,15 @@ def _candidate(asked: Asked, tokens: Tokens, run: Forecast) -> branches.Candidat
     return branches.Candidate(asked.config, data_sha256, run.steps or asked.config.steps, can_be_trunk)
 
 
-def _merged(flags: Iterable[Flag]) -> list[Flag]:
-    """Each text once, with the arms that it holds for; errors first."""
+def _merged(flags: Iterable[Flag], count: int) -> list[Flag]:
+    """Each text once, with the arms that it holds for, of `count`; errors first. A note on all of them names none."""
     arms: dict[tuple[str, str], list[int]] = defaultdict(list)
     for flag in flags:
         arms[flag.kind, flag.text].extend(flag.arms)
-    merged = [Flag(kind, text, tuple(sorted(set(numbers)))) for (kind, text), numbers in arms.items()]
+    merged = []
+    for (kind, text), numbers in arms.items():
+        those = tuple(sorted(set(numbers)))
+        merged.append(Flag(kind, text, () if kind == "note" and len(those) == count else those))
     return sorted(merged, key=lambda f: f.kind != "error")
 
 

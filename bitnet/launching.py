@@ -93,6 +93,8 @@ class SweepConfig(Part):
                     hint = nearest(arm, list(self.arms))
                     raise ValueError(f"sweep.claims.{name}.{side}={arm}: no such arm of this sweep{hint}")
             unknown = [other for other in claim.explained_by if other not in self.claims]
+            if name in claim.explained_by:
+                raise ValueError(f"sweep.claims.{name}.explained_by={name}: a claim can't explain itself; name others")
             if unknown:
                 hint = nearest(unknown[0], list(self.claims))
                 raise ValueError(f"sweep.claims.{name}.explained_by={unknown[0]}: no such claim of this sweep{hint}")

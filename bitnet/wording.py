@@ -195,7 +195,7 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
     if scales := sorted({e.declaration.scale for e in sweeps if e.declaration.scale not in (None, "full")}):
         said.append(f"Run at scale={', '.join(scales)}, not at the size that the sweeps are written for.")
     if resized := sorted({o for e in sweeps if e.declaration.scale is None for o in _resized(e)}):
-        said.append(f"Run with {' '.join(resized)}, not at the size that the sweeps are written for.")
+        said.append(f"Run with {' '.join(resized)} typed over what the sweeps' files say.")
     if late := sum(len(e.declaration.late) for e in sweeps):
         said.append(f"{_many(late, 'claim')} declared or changed after the first run began.")
     if known := sum(len(e.declaration.known) for e in sweeps):

@@ -72,6 +72,10 @@ REFUSED = [
         {"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["b"]}}}},
         "sweep.claims.a.explained_by=b: no such claim of this sweep",
     ),
+    (
+        {"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["a"]}}}},
+        "sweep.claims.a.explained_by=a: a claim can't explain itself",
+    ),
     ({"sweep": SWEEP | {"arms": {"one": ""}, "claims": {"a": CLAIM | {"arm": "on"}}}}, "sweep.claims.a.arm=on: no such arm"),
     ({"scale": {"name": "x", "steps": 2}}, "scale.steps=2: input should be less than or equal to 1"),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),

@@ -351,7 +351,7 @@ def test_a_claim_can_t_explain_itself(tmp_path):
 def test_a_length_that_was_typed_beside_the_sweep_is_said(tmp_path):
     pair(tmp_path / "s", overrides=["steps=10000"])
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
-    assert "Run with steps=10000, not at the size that the sweeps are written for." in wording.answer(read(tmp_path))
+    assert "Run with steps=10000 typed over what the sweeps' files say." in wording.answer(read(tmp_path))
 
 
 def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):

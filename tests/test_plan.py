@@ -74,6 +74,14 @@ def test_it_names_the_runs_that_training_makes_and_sees_that_they_are_done(plann
     assert (after["totals"]["to_do"], after["totals"]["tokens"], after["totals"]["disk"]) == (0, 0, 0)
 
 
+def test_a_note_names_the_runs_that_it_is_about_unless_it_is_about_all(planned):
+    assert train.main([*SMALL]) == 0
+    _, both = planned(*SMALL, "-m", "data.heldout_tokens=2000,3000")
+    _, none = planned(*SMALL, "-m", "data.heldout_tokens=3000,4000")
+    arms = [[f["arms"] for f in whole["flags"] if "not prepared" in f["text"]] for whole in (both, none)]
+    assert arms == [[[2]], [[]]]
+
+
 def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(planned):
     assert train.main([*SMALL, "checkpoint.every=8"]) == 0
     (folder,) = (p.parent for p in Path("outputs").glob("*/*/run.json"))
