@@ -69,6 +69,10 @@ class SlurmLauncher(Part):
 LauncherConfig = Annotated[LocalLauncher | SerialLauncher | SlurmLauncher, Field(discriminator="kind")]
 
 
+# The sources of bitnet/published.csv, here since reading a table takes pandas, which a configuration does without.
+PublishedSource = Literal["phase1", "phase3", "phase4", "scaling", "track", "verification_example"]
+
+
 class SweepConfig(Part):
     """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
     what it claims (`claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
@@ -77,7 +81,7 @@ class SweepConfig(Part):
     name: str
     question: str
     source: str = ""
-    published: list[str] = []
+    published: list[PublishedSource] = []
     arms: dict[str, str] = {}
     grid: dict[str, list[str | int | float | bool]] = {}
     seeds: list[Seed] = []

@@ -208,6 +208,9 @@ def explain(error: Exception, *, sweeps: bool = True) -> UserError:
     if there := re.match(already, text):
         key = there[1] or there[2]
         return UserError(f"+{key}: there already; write {key}=VALUE, without +")
+    if number := re.match(r"Unsupported item value in defaults : (int|float|bool)", text):
+        kind = "a truth value" if number[1] == "bool" else "a number"
+        return UserError(f'a defaults list names an option that YAML reads as {kind}; quote it: override /model: "256"')
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: 1\.| requires)", text):
         return _several_values(several[1].replace("'", ""), sweeps)
     if isinstance(error, OmegaConfBaseException):

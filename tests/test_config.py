@@ -72,6 +72,7 @@ REFUSED = [
         {"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["b"]}}}},
         "sweep.claims.a.explained_by=b: no such claim of this sweep",
     ),
+    ({"sweep": SWEEP | {"published": ["phase_1"]}}, "sweep.published.0='phase_1': allowed are phase1, phase3"),
     (
         {"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["a"]}}}},
         "sweep.claims.a.explained_by=a: a claim can't explain itself",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -12,6 +12,7 @@ import yaml
 from bitnet import published
 from bitnet.config import load
 from bitnet.identity import identity
+from bitnet.launching import PublishedSource
 
 KEYS = ["source", "arm", "hidden", "steps"]
 STUDIES = [tuple(key) for key in published.rows()[KEYS].drop_duplicates().to_numpy().tolist()]
@@ -73,6 +74,10 @@ def test_named_sweeps_have_an_arm_that_its_published_figures_answer(recorded, sw
     bare = recorded(f"sweeps={sweep}")
     arms = [given.split() for given in bare["sweep"]["arms"].values()] or [[]]
     assert any(len(matched(recorded(f"sweeps={sweep}", *arm), tuple(bare["sweep"]["published"]))) for arm in arms)
+
+
+def test_a_sweep_can_name_every_source_of_the_table_and_no_other():
+    assert set(get_args(PublishedSource)) == set(published.rows()["source"])
 
 
 @pytest.mark.parametrize("override", OTHERS.split())

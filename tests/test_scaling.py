@@ -112,6 +112,24 @@ def test_a_copied_file_that_keeps_the_other_sweeps_name_is_refused(records, tmp_
     assert train.main([*tiny, "sweeps=mine.yaml"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sweep: {name: mine, question: x}\n", "the sweep's file does not begin with the line '# @package _global_'"),
+        (
+            "# @package _global_\ndefaults: [override /model: 128]\nsweep: {name: mine, question: x}\n",
+            'a defaults list names an option that YAML reads as a number; quote it: override /model: "256"',
+        ),
+    ],
+)
+def test_what_is_forgotten_in_a_sweeps_file_is_said(text, said, records, tmp_path, capfd):
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    (tmp_path / "own" / "sweeps" / "mine.yaml").write_text(text)
+    assert train.main(["--config-dir", "own", "sweeps=mine"]) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_renamed_arm_is_found_under_its_new_name(records, tmp_path):
     (tmp_path / "own" / "sweeps").mkdir(parents=True)
     file = tmp_path / "own" / "sweeps" / "mine.yaml"
