@@ -151,7 +151,7 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
             if not there:
                 groups = {group for choices in runs["choices"] for group in choices}
                 raise UserError(f"{key}={wanted}: no run has this group or key{nearest(key, groups)}")
-            raise UserError(f"{key}={wanted}: no run is of it; there are {', '.join(there[:6])}")
+            raise UserError(f"{key}={wanted}: no run has this; they have {', '.join(there[:6])}")
         chosen = chosen[fits]
     return chosen
 
@@ -310,6 +310,12 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
 def offset_of(claim: Seedwise) -> float:
     """What a claim's numbers lack of the metric's own value: of a bound they are the distance to it."""
     return claim.bound if isinstance(claim, Bound) else 0.0
+
+
+def own_value(x: float, offset: float) -> float:
+    """The metric's own value, of a number that lacks `offset`."""
+    value = x + offset
+    return 0.0 if abs(value) < 1e-12 * abs(offset) else value  # what a subtraction left of nothing
 
 
 def _resolution(claim: Seedwise, of: Sequence[Side]) -> float | None:

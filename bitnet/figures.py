@@ -149,7 +149,8 @@ def curves(
         for i, (label, level) in enumerate(sorted(levels, key=lambda named: -named[1])):
             axes.axhline(level, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
             axes.annotate(f"{label} {level:.2f}", (1, level), xycoords=("axes fraction", "data"), ha="right",
-                          va="top" if i else "bottom", fontsize=7.5, color=GREY)  # fmt: skip
+                          va="top" if i else "bottom", fontsize=7.5, color=GREY,
+                          bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5})  # fmt: skip
         if limits is not None:
             axes.set_ylim(*limits)
         if end is not None:

@@ -34,7 +34,19 @@ from pydantic import TypeAdapter, ValidationError
 from bitnet import stats
 from bitnet.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, allows
 from bitnet.errors import UserError, nearest
-from bitnet.evidence import DERIVED_FROM, NOT_OVER, Evaluations, Reduced, Seedwise, Side, offset_of, points, reduce, sides
+from bitnet.evidence import (
+    DERIVED_FROM,
+    NOT_OVER,
+    Evaluations,
+    Reduced,
+    Seedwise,
+    Side,
+    offset_of,
+    own_value,
+    points,
+    reduce,
+    sides,
+)
 
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
@@ -262,15 +274,15 @@ def decide(
         word, why = _directed(estimate, interval, expected, least)
     if word == "inconclusive" and (seen := estimate.detectable(alpha)) is not None:
         why += f"; so many seeds would have shown an effect of {_text(seen)}, with 80 % power"
-    return word, f"mean {_text(estimate.mean + offset)}, {_spans(plain, interval, claims, offset)}: {why}"
+    return word, f"mean {_text(estimate.mean, offset)}, {_spans(plain, interval, claims, offset)}: {why}"
 
 
 def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: int, offset: float = 0.0) -> str:
     """`95 % interval 1 to 3`, and beside other claims the wider one that decides."""
-    text = f"95 % interval {_text(plain[0] + offset)} to {_text(plain[1] + offset)}"
+    text = f"95 % interval {_text(plain[0], offset)} to {_text(plain[1], offset)}"
     if claims == 1:
         return text
-    wide = f"{100 * (1 - stats.ALPHA / claims):.4g} % interval {_text(interval[0] + offset)} to {_text(interval[1] + offset)}"
+    wide = f"{100 * (1 - stats.ALPHA / claims):.4g} % interval {_text(interval[0], offset)} to {_text(interval[1], offset)}"
     return f"{text}, {wide} (which decides beside {claims} claims)"
 
 
@@ -301,8 +313,8 @@ def _signed(x: float, expected: str) -> float:
     return -x if expected in _LOWER else x
 
 
-def _text(x: float) -> str:
-    return f"{x:.4g}"
+def _text(x: float, offset: float = 0.0) -> str:
+    return f"{own_value(x, offset):.4g}"
 
 
 # ------------------------------------------------------------------------------------------- correlations, explanations

@@ -150,6 +150,11 @@ def test_words_of_a_bound(expected, limit, word):
     assert World().arm("a", around(5, 4)).judge(x=bound(expected, limit)).word == word
 
 
+def test_a_value_of_nothing_is_not_what_a_subtraction_leaves_of_it():
+    none = stats.one_sample([0.0 - 0.05] * 3, resolution=0.025)
+    assert verdicts.decide(none, "at_most", 0.0, 0.0, 1, 0.05)[1].startswith("mean 0, ")
+
+
 def test_words_of_a_change_and_of_a_relative_one():
     world = World()
     for seed, wobble in enumerate(NOISE[:4]):
@@ -324,7 +329,7 @@ def test_a_seed_of_which_an_averaged_arm_is_missing_does_not_count():
     [
         ("aa", "no such arm; did you mean 'a'?"),
         ("planned", "no run of it is there"),
-        ({"wd": "wd0"}, "there are a, b"),
+        ({"wd": "wd0"}, "no run has this; they have a, b"),
         ({"optimiser": "adamw"}, "no run has this group or key"),
     ],
 )
