@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -22,6 +23,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")  # SVG's, in line widths
 GREY, FAINT, INK = "#666666", "#BBBBBB", "#222222"
 WIDTH = 4.4  # inches
+_Place = tuple[Literal["right", "left"], Literal["bottom", "top"]]
+_ANCHORS: dict[Literal["right", "left"], float] = {"right": 1.0, "left": 0.0}
 _SETTINGS = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name with a dollar sign is no formula
@@ -146,15 +149,15 @@ def curves(
             axes.axvline(step, color=FAINT, linewidth=1, zorder=0)
         for curve in drawn:
             _draw(axes, curve)
-        for i, (label, level) in enumerate(sorted(levels, key=lambda named: -named[1])):
-            axes.axhline(level, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
-            axes.annotate(f"{label} {level:.2f}", (1, level), xycoords=("axes fraction", "data"), ha="right",
-                          va="top" if i else "bottom", fontsize=7.5, color=GREY,
-                          bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5})  # fmt: skip
         if limits is not None:
             axes.set_ylim(*limits)
         if end is not None:
             axes.set_xlim(-0.02 * end, 1.02 * end)
+        for label, level in levels:
+            axes.axhline(level, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
+            across, side = _free_place(axes, drawn, [y for _, y in levels], level)
+            axes.annotate(f"{label} {level:.2f}", (_ANCHORS[across], level), xycoords=("axes fraction", "data"), ha=across,
+                          va=side, fontsize=7.5, color=GREY)  # fmt: skip
         for step in boundaries[:1]:
             axes.annotate("stage 2", (step, 1), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
                           va="top", fontsize=7.5, color=GREY)  # fmt: skip
@@ -164,6 +167,22 @@ def curves(
         axes.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:.4g}")  # longer ones would push the label out
     return _svg(figure, name)
+
+
+def _free_place(axes: Axes, drawn: Sequence[Curve], levels: Sequence[float], level: float) -> _Place:
+    """Where along a level, and on which side of it, its name stands clear of all lines: at the right and above, if it can."""
+    (first, last), (low, high) = axes.get_xlim(), axes.get_ylim()
+    height = 0.06 * (high - low)  # of the name and the space around it
+    room: dict[_Place, float] = {}
+    for across, anchor in _ANCHORS.items():
+        shares = np.clip(np.linspace(anchor - 0.4, anchor + 0.4, 33), 0, 1)
+        at = first + shares * (last - first)
+        lines = [np.interp(at, c.steps, c.mean, np.nan, np.nan) for c in drawn if len(c.steps)]
+        lines += [np.full_like(at, other) for other in levels if other != level]
+        for side, middle in (("bottom", level + height / 2), ("top", level - height / 2)):
+            gaps = np.abs(np.array(lines) - middle)
+            room[across, side] = min(height, np.nan_to_num(gaps, nan=np.inf).min(initial=np.inf))
+    return max(room, key=room.__getitem__)  # the first that has room enough, or the roomiest
 
 
 def _draw(axes: Axes, curve: Curve) -> None:

@@ -67,6 +67,28 @@ def test_published_points_show_before_any_run_does():
     assert curves([Curve(style(0), empty, empty, empty, empty, published=[(100, 5)])], "a", "y") != ""
 
 
+@pytest.mark.parametrize(
+    ("mean", "anchor", "above"),
+    [
+        ([9, 8, 7], "end", True),
+        ([9, 8, 5.1], "start", True),  # a curve runs along it at the right
+        ([5.1, 5.1, 5.1], "end", False),  # and here all along
+        ([], "end", True),
+    ],
+)
+def test_a_levels_name_stands_clear_of_the_curves(mean, anchor, above):
+    line = np.array(mean, dtype="float64")
+    drawing = curves(
+        [Curve(style(0), STEPS[: len(mean)], line, line, line, published=[(100, 9)])], "a", "y", (), [("five", 5)], (4, 10)
+    )
+    (name,) = (e for e in ElementTree.fromstring(drawing).iter() if e.text == "five 5.00")
+    (plain,) = (
+        e for e in ElementTree.fromstring(curves([curve()], "a", "y", (), [("five", 5)], (4, 10))).iter() if e.text == "five 5.00"
+    )
+    assert f"text-anchor: {anchor}" in (name.get("style") or "")
+    assert (float(name.get("y") or 0) == float(plain.get("y") or 0)) == above
+
+
 def test_sixteen_arms_look_different():
     assert len({style(i) for i in range(16)}) == 16
     assert len({style(i).colour for i in range(8)}) == 8
