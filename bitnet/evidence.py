@@ -312,12 +312,6 @@ def offset_of(claim: Seedwise) -> float:
     return claim.bound if isinstance(claim, Bound) else 0.0
 
 
-def own_value(x: float, offset: float) -> float:
-    """The metric's own value, of a number that lacks `offset`."""
-    value = x + offset
-    return 0.0 if abs(value) < 1e-12 * abs(offset) else value  # what a subtraction left of nothing
-
-
 def _resolution(claim: Seedwise, of: Sequence[Side]) -> float | None:
     """The least by which two values of a claim's metric can differ, None where it is no count, or a ratio of counts."""
     if isinstance(claim, Change) and claim.relative:

@@ -213,34 +213,32 @@ def rows_of_dots(
     """Every seed's number as a dot, a row each; the mean a bar with its 95 % interval. Empty without a number.
 
     Args:
-        reference: where nothing is (0, or a bound), as a solid line; rows and margins count from there. None: no line, from 0.
-        margins: what counts, dashed.
+        reference: where nothing is (0, or a bound), as a solid line; None: no line. margins: what counts, dashed.
     """
     rows = [row for row in rows if len(row.values)]
     if not rows:
         return ""
-    labelled, zero = any(row.label for row in rows), reference or 0.0
+    labelled = any(row.label for row in rows)
     with matplotlib.rc_context(_SETTINGS):
         bottom = 0.45 if xlabel else 0.28
         figure, axes = _axes((0.45 if labelled else 0.3) * len(rows) + bottom + 0.1, width, 0.12, bottom)
         if reference is not None:
             axes.axvline(reference, color=INK, linewidth=0.8, zorder=0)
         for margin in margins:
-            axes.axvline(zero + margin, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
+            axes.axvline(margin, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
         for y, row in enumerate(rows):
-            _dots(axes, y, row, zero)
+            _dots(axes, y, row)
         axes.set_ylim(len(rows) - 0.5, -0.75 if labelled else -0.5)
         _bare(axes, xlabel)
     return _svg(figure, name)
 
 
-def _dots(axes: Axes, y: float, row: Row, zero: float) -> None:
+def _dots(axes: Axes, y: float, row: Row) -> None:
     if row.interval is not None:
-        ends = [zero + end for end in row.interval]
-        axes.plot(ends, [y, y], color=COLOURS[0], linewidth=2.2, solid_capstyle="butt", alpha=0.55)
+        axes.plot(row.interval, [y, y], color=COLOURS[0], linewidth=2.2, solid_capstyle="butt", alpha=0.55)
     if row.mean is not None and len(row.values) > 1:
-        axes.plot([zero + row.mean], [y], "|", color=COLOURS[0], markersize=12, markeredgewidth=2)
-    axes.plot([zero + x for x in row.values], [y] * len(row.values), "o", color=COLOURS[1], markersize=4.5,
+        axes.plot([row.mean], [y], "|", color=COLOURS[0], markersize=12, markeredgewidth=2)
+    axes.plot(row.values, [y] * len(row.values), "o", color=COLOURS[1], markersize=4.5,
               markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
     _heading(axes, y, row.label)
 

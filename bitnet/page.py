@@ -161,10 +161,10 @@ def _dots(key: str, verdict: Verdict, experiment: Judged) -> str:
         sides = [figures.Row(named[side], list(values.values())) for side, values in (verdict.sides or {}).items()]
         return figures.rows_of_dots(sides, key, wording.unit(claim), reference=None, width=2.6)
     margin, expected = verdict.margin or 0.0, getattr(claim, "expected", "equal")
-    margins = {"equal": (-margin, margin), "lower": (-margin,), "higher": (margin,)}.get(expected, ())
+    zero = claim.bound if isinstance(claim, Bound) else 0.0
+    margins = {"equal": (zero - margin, zero + margin), "lower": (zero - margin,), "higher": (zero + margin,)}.get(expected, ())
     interval = None if verdict.low is None or verdict.high is None else (verdict.low, verdict.high)
     row = figures.Row("", list(verdict.numbers.values()), verdict.mean, interval)
-    zero = claim.bound if isinstance(claim, Bound) else 0.0
     return figures.rows_of_dots([row], key, wording.unit(claim), zero, margins, width=2.6)
 
 

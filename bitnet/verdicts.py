@@ -42,7 +42,6 @@ from bitnet.evidence import (
     Seedwise,
     Side,
     offset_of,
-    own_value,
     points,
     reduce,
     sides,
@@ -60,7 +59,8 @@ class Verdict:
 
     claim, says, published, margin: as declared (margin None where there is none). word, why: the verdict and its reason in a
     sentence. n: seeds with a number, of the smaller side where seeds do not pair.
-    numbers: seed to number; empty where seeds do not pair, and for a correlation. sides: each side's value by seed.
+    numbers: seed to number, of a bound the metric's own value; empty where seeds do not pair, and for a correlation. sides: each
+    side's value by seed.
     mean, low, high: of the numbers, with the plain 95 % interval; of a correlation, rho. None below 3 seeds, and without spread.
     test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); Holm over the sweep's claims.
     detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases.
@@ -162,7 +162,7 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
     verdict = replace(
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
-        numbers=reduced.numbers,
+        numbers={seed: _own(x, offset_of(claim)) for seed, x in reduced.numbers.items()},
         warnings=(*alarms, *averaged, *reduced.absent, *_notes(of)),
     )
     verdict = replace(verdict, warnings=(*verdict.warnings, *_lost(of, verdict.fisher_p)))
@@ -192,14 +192,16 @@ def _notes(of: Sequence[Side]) -> list[str]:
 
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
+    offset = offset_of(claim)
+    verdict = replace(verdict, n=estimate.n, mean=_own(estimate.mean, offset))
     if estimate.n < 3:
-        return replace(verdict, n=estimate.n, mean=estimate.mean)
-    low, high = estimate.interval() or (None, None)
+        return verdict
+    low, high = [_own(x, offset) for x in estimate.interval() or ()] or (None, None)
     equal = claim.expected == "equal"
     p = estimate.tost(claim.margin or 0.0) if equal else estimate.p
     test = None if p is None else "TOST" if equal else estimate.test
     seen = estimate.detectable(stats.ALPHA / claims)
-    return replace(verdict, n=estimate.n, mean=estimate.mean, low=low, high=high, detectable=seen, p=p, test=test)
+    return replace(verdict, low=low, high=high, detectable=seen, p=p, test=test)
 
 
 def _with_counts(blank: Verdict, of: Sequence[Side]) -> Verdict:
@@ -314,7 +316,13 @@ def _signed(x: float, expected: str) -> float:
 
 
 def _text(x: float, offset: float = 0.0) -> str:
-    return f"{own_value(x, offset):.4g}"
+    return f"{_own(x, offset):.4g}"
+
+
+def _own(x: float, offset: float) -> float:
+    """The metric's own value, of a number that lacks `offset`."""
+    value = x + offset
+    return 0.0 if abs(value) < 1e-12 * abs(offset) else value  # what a subtraction left of nothing
 
 
 # ------------------------------------------------------------------------------------------- correlations, explanations

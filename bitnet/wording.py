@@ -13,7 +13,7 @@ import pandas as pd
 
 from bitnet.claims import DERIVED, ENOUGH_SEEDS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
 from bitnet.columns import OTHER_COLUMNS
-from bitnet.evidence import NOT_OVER, offset_of, own_value
+from bitnet.evidence import NOT_OVER
 from bitnet.judged import MOMENTS, Effects, Judged
 from bitnet.layout import Section
 from bitnet.printed import MISSING
@@ -51,9 +51,9 @@ def ours(verdict: Verdict, claim: AnyClaim) -> str:
     if verdict.mean is None:
         return MISSING
     sign = not isinstance(claim, Bound | Correlation)
-    text = short(own_value(verdict.mean, offset_of(claim)), sign=sign)
+    text = short(verdict.mean, sign=sign)
     if verdict.low is not None and verdict.high is not None:
-        low, high = (short(own_value(x, offset_of(claim)), sign=sign) for x in (verdict.low, verdict.high))
+        low, high = (short(x, sign=sign) for x in (verdict.low, verdict.high))
         text += f" [{low}, {high}]"
     return f"{text} {unit(claim)}".rstrip()
 
@@ -88,7 +88,7 @@ def seeds_text(verdict: Verdict, claim: AnyClaim) -> str:
     """Every seed's number: `0: +5.21, 1: +5.13`; of unpaired sides each side's values."""
     sign = not isinstance(claim, Bound)
     if verdict.numbers:
-        return ", ".join(f"{seed}: {short(own_value(x, offset_of(claim)), sign=sign)}" for seed, x in verdict.numbers.items())
+        return ", ".join(f"{seed}: {short(x, sign=sign)}" for seed, x in verdict.numbers.items())
     return "; ".join(
         f"{name} " + ", ".join(f"{seed}: {short(x)}" for seed, x in values.items())
         for name, values in (verdict.sides or {}).items()
