@@ -275,8 +275,6 @@ def load(values: dict[str, Any]) -> RunConfig:
     Raises:
         UserError: naming the first offending key, its value, what is allowed and the nearest name.
     """
-    if "sweeps" in values:  # Hydra puts what such a file says below the name of its folder
-        raise UserError("the sweep's file does not begin with the line '# @package _global_', without which it sets nothing")
     try:
         config = RunConfig.model_validate(values)
         if config.lr.warmup_steps == "auto":

@@ -151,7 +151,7 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
             if not there:
                 groups = {group for choices in runs["choices"] for group in choices}
                 raise UserError(f"{key}={wanted}: no run has this group or key{nearest(key, groups)}")
-            raise UserError(f"{key}={wanted}: no run has this; they have {', '.join(there[:6])}")
+            raise UserError(f"{key}={wanted}: none of these runs has it; they have {', '.join(there[:6])}")
         chosen = chosen[fits]
     return chosen
 
@@ -291,7 +291,7 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
         groups.setdefault(frozenset(side.runs["hidden_size"]), []).append(side)
     if len(groups) > 2:
         raise UserError("its sides are of more than two hidden sizes; compare two at a time")
-    reduced = [_paired(group, offset_of(claim)) for group in groups.values()]
+    reduced = [_paired(group) for group in groups.values()]
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
     resolution = _resolution(claim, of)
@@ -299,7 +299,8 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
         numbers = reduced[0]
         if len(of) > 1 and not flat and no_spread(list(numbers.values()), scale):
             flat.append("the difference")
-        estimate = one_sample(list(numbers.values()), scale, resolution) if numbers else None
+        judged = [x - offset_of(claim) for x in numbers.values()]
+        estimate = one_sample(judged, scale, resolution) if judged else None
     else:
         numbers, (first, second) = {}, reduced
         both = list(first.values()), [-x for x in second.values()]
@@ -308,7 +309,7 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
 
 
 def offset_of(claim: Seedwise) -> float:
-    """What a claim's numbers lack of the metric's own value: of a bound they are the distance to it."""
+    """What a claim's estimate lacks of the metric's own value: of a bound the distance to it is judged."""
     return claim.bound if isinstance(claim, Bound) else 0.0
 
 
@@ -334,9 +335,9 @@ def _steps_of(metric: str, side: Side) -> Iterator[float]:
                 yield 1 / (math.prod(value_at(run["config"], key) or 1 for key in keys) * side.arms)
 
 
-def _paired(group: Sequence[Side], offset: float) -> dict[int, float]:
+def _paired(group: Sequence[Side]) -> dict[int, float]:
     common = set.intersection(*(set(side.values) for side in group))
-    return {seed: sum(side.sign * side.values[seed] for side in group) - offset for seed in sorted(common)}
+    return {seed: sum(side.sign * side.values[seed] for side in group) for seed in sorted(common)}
 
 
 def _absent(of: Sequence[Side], groups: Any, seeds: Sequence[int]) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of `rows_of_dots`: a number a seed, their mean, and its interval where it has one, all from the reference."""
+    """A line of `rows_of_dots`: a number a seed, their mean, and its interval where it has one."""
 
     label: str
     values: Sequence[float]
@@ -153,9 +153,9 @@ def curves(
             axes.set_ylim(*limits)
         if end is not None:
             axes.set_xlim(-0.02 * end, 1.02 * end)
-        for label, level in levels:
+        for i, (label, level) in enumerate(levels):
             axes.axhline(level, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
-            across, side = _free_place(axes, drawn, [y for _, y in levels], level)
+            across, side = _free_place(axes, drawn, [y for _, y in levels], i)
             axes.annotate(f"{label} {level:.2f}", (_ANCHORS[across], level), xycoords=("axes fraction", "data"), ha=across,
                           va=side, fontsize=7.5, color=GREY)  # fmt: skip
         for step in boundaries[:1]:
@@ -169,16 +169,18 @@ def curves(
     return _svg(figure, name)
 
 
-def _free_place(axes: Axes, drawn: Sequence[Curve], levels: Sequence[float], level: float) -> _Place:
-    """Where along a level, and on which side of it, its name stands clear of all lines: at the right and above, if it can."""
+def _free_place(axes: Axes, drawn: Sequence[Curve], levels: Sequence[float], number: int) -> _Place:
+    """Where along a level, and on which side of it, its name stands clear of all lines: at the right and above, if it can.
+
+    Lines are the curves' means and the other levels; what is drawn beside a curve's mean may still touch it.
+    """
     (first, last), (low, high) = axes.get_xlim(), axes.get_ylim()
-    height = 0.06 * (high - low)  # of the name and the space around it
+    level, height = levels[number], 0.06 * (high - low)  # of the name and the space around it
     room: dict[_Place, float] = {}
     for across, anchor in _ANCHORS.items():
-        shares = np.clip(np.linspace(anchor - 0.4, anchor + 0.4, 33), 0, 1)
-        at = first + shares * (last - first)
+        at = first + np.linspace(min(anchor, 0.6), max(anchor, 0.4), 17) * (last - first)
         lines = [np.interp(at, c.steps, c.mean, np.nan, np.nan) for c in drawn if len(c.steps)]
-        lines += [np.full_like(at, other) for other in levels if other != level]
+        lines += [np.full_like(at, other) for i, other in enumerate(levels) if i != number]
         for side, middle in (("bottom", level + height / 2), ("top", level - height / 2)):
             gaps = np.abs(np.array(lines) - middle)
             room[across, side] = min(height, np.nan_to_num(gaps, nan=np.inf).min(initial=np.inf))

@@ -28,6 +28,8 @@ def sentence(error: Mapping[str, Any], values: dict[str, Any], knobs: Knobs) -> 
             return _not_allowed(f"{key}.{_unquoted(context['discriminator'])[0]}", context["tag"], context["expected_tags"])
         case "literal_error":
             return _not_allowed(key, value, context["expected"])
+        case "extra_forbidden" if key == "sweeps" and isinstance(value, Mapping) and isinstance(value.get("sweep"), Mapping):
+            return headless(value["sweep"].get("name", "NAME"))
         case "extra_forbidden":
             return f"{key}={value!r}: {_unknown_key(path, values, knobs)}"
         case "value_error":
@@ -42,6 +44,11 @@ def sentence(error: Mapping[str, Any], values: dict[str, Any], knobs: Knobs) -> 
             return f"{key}={value!r}: input should be a list; write {key}=[A,B]"
         case _:
             return f"{key}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def headless(sweep: str) -> str:
+    """What is said of a sweep's file whose first line is missing: Hydra puts what it says below the name of its folder."""
+    return f"sweeps={sweep}: its file does not begin with the line '# @package _global_', without which it sets nothing"
 
 
 def _typed_path(location: tuple[int | str, ...], values: dict[str, Any], missing: bool) -> list[str]:

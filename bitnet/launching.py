@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bitnet.claims import AnyClaim
+from bitnet.claims import AnyClaim, explains_itself
 from bitnet.errors import nearest
 from bitnet.parts import Count, Part, Positive, Seed, Whole, no_bool
 
@@ -97,11 +97,11 @@ class SweepConfig(Part):
                     hint = nearest(arm, list(self.arms))
                     raise ValueError(f"sweep.claims.{name}.{side}={arm}: no such arm of this sweep{hint}")
             unknown = [other for other in claim.explained_by if other not in self.claims]
-            if name in claim.explained_by:
-                raise ValueError(f"sweep.claims.{name}.explained_by={name}: a claim can't explain itself; name others")
             if unknown:
                 hint = nearest(unknown[0], list(self.claims))
                 raise ValueError(f"sweep.claims.{name}.explained_by={unknown[0]}: no such claim of this sweep{hint}")
+        if (wrong := explains_itself(self.claims)) is not None:
+            raise ValueError(wrong)
         return self
 
 

@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bitnet.config import knobs
 from bitnet.errors import UserError, nearest
+from bitnet.invalid import headless
 from bitnet.paths import share
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
@@ -208,9 +209,11 @@ def explain(error: Exception, *, sweeps: bool = True) -> UserError:
     if there := re.match(already, text):
         key = there[1] or there[2]
         return UserError(f"+{key}: there already; write {key}=VALUE, without +")
-    if number := re.match(r"Unsupported item value in defaults : (int|float|bool)", text):
+    if number := re.match(r"Unsupported (?:item value|type) in defaults : (int|float|bool)", text):
         kind = "a truth value" if number[1] == "bool" else "a number"
-        return UserError(f'a defaults list names an option that YAML reads as {kind}; quote it: override /model: "256"')
+        return UserError(f'a defaults list names an option that YAML reads as {kind}; quote it, as in override /model: "256"')
+    if file := re.match(r"In 'sweeps/([^']+)': Could not override '[^']+@sweeps\.", text):
+        return UserError(headless(file[1]))
     if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: 1\.| requires)", text):
         return _several_values(several[1].replace("'", ""), sweeps)
     if isinstance(error, OmegaConfBaseException):

@@ -26,7 +26,7 @@ from bitnet.called import called
 from bitnet.compose import Composer, choices
 from bitnet.config import RunConfig, load
 from bitnet.errors import UserError
-from bitnet.identity import digest, identity
+from bitnet.identity import digest, identity, source_key
 from bitnet.overrides import as_sweep, check_sweep, explain, from_hydra, key_of, normalise, refuse, tell_repeats
 from bitnet.paths import share
 from bitnet.timeline import Stretch, makespan
@@ -140,7 +140,7 @@ def _of_all(sweeps: list[list[Asked]]) -> list[Asked]:
 
 
 def _sameness(run: Asked) -> tuple[str, str]:
-    return digest(identity(run.config, "")), run.config.data.model_dump_json() + run.config.tokenizer.model_dump_json()
+    return digest(identity(run.config, "")), source_key(run.config)
 
 
 def _resumed(master: DictConfig, typed: list[str]) -> Asked | None:

@@ -32,7 +32,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from bitnet import stats
-from bitnet.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, allows
+from bitnet.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, allows, explains_itself
 from bitnet.errors import UserError, nearest
 from bitnet.evidence import (
     DERIVED_FROM,
@@ -61,9 +61,10 @@ class Verdict:
     sentence. n: seeds with a number, of the smaller side where seeds do not pair.
     numbers: seed to number, of a bound the metric's own value; empty where seeds do not pair, and for a correlation. sides: each
     side's value by seed.
-    mean, low, high: of the numbers, with the plain 95 % interval; of a correlation, rho. None below 3 seeds, and without spread.
+    mean, low, high: of the numbers, with the plain 95 % interval (none below 3 seeds, and without spread); of a correlation, rho.
     test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); Holm over the sweep's claims.
     detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases.
+    Of a bound, p and detectable are of the distance to it.
     runs, diverged, failed: how many on each side; fisher_p: that as many are lost on both.
     """
 
@@ -121,8 +122,8 @@ def parse(sweep: Mapping[str, Any]) -> dict[str, AnyClaim]:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"sweep.claims.{'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}") from None
-    if itself := [name for name, claim in claims.items() if name in claim.explained_by]:
-        raise UserError(f"sweep.claims.{itself[0]}.explained_by={itself[0]}: a claim can't explain itself; name others")
+    if (wrong := explains_itself(claims)) is not None:
+        raise UserError(wrong)
     return claims
 
 
@@ -162,7 +163,7 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
     verdict = replace(
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
-        numbers={seed: _own(x, offset_of(claim)) for seed, x in reduced.numbers.items()},
+        numbers=reduced.numbers,
         warnings=(*alarms, *averaged, *reduced.absent, *_notes(of)),
     )
     verdict = replace(verdict, warnings=(*verdict.warnings, *_lost(of, verdict.fisher_p)))
@@ -174,6 +175,8 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
     assert estimate is not None  # `_blocked` says where there is none
     least = 0.0 if isinstance(claim, Bound) else claim.margin or 0.0
     word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, offset_of(claim))
+    if isinstance(claim, Bound):
+        why += f" (claimed: {claim.expected.replace('_', ' ')} {_text(claim.bound)})"
     few = (f"n={estimate.n}: {allows(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
     return replace(verdict, word=word, why=why, warnings=(*few, *verdict.warnings))
 

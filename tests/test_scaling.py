@@ -115,11 +115,16 @@ def test_a_copied_file_that_keeps_the_other_sweeps_name_is_refused(records, tmp_
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("sweep: {name: mine, question: x}\n", "the sweep's file does not begin with the line '# @package _global_'"),
+        ("sweep: {name: mine, question: x}\n", "sweeps=mine: its file does not begin with the line '# @package _global_'"),
         (
             "# @package _global_\ndefaults: [override /model: 128]\nsweep: {name: mine, question: x}\n",
-            'a defaults list names an option that YAML reads as a number; quote it: override /model: "256"',
+            'a defaults list names an option that YAML reads as a number; quote it, as in override /model: "256"',
         ),
+        (
+            "defaults: [override /model: '128']\nsweep: {name: mine, question: x}\n",
+            "sweeps=mine: its file does not begin with the line '# @package _global_'",
+        ),
+        ("# @package _global_\nsweeps: mine\nsweep: {name: mine, question: x}\n", "sweeps='mine': no such key"),
     ],
 )
 def test_what_is_forgotten_in_a_sweeps_file_is_said(text, said, records, tmp_path, capfd):

@@ -329,7 +329,7 @@ def test_a_seed_of_which_an_averaged_arm_is_missing_does_not_count():
     [
         ("aa", "no such arm; did you mean 'a'?"),
         ("planned", "no run of it is there"),
-        ({"wd": "wd0"}, "no run has this; they have a, b"),
+        ({"wd": "wd0"}, "none of these runs has it; they have a, b"),
         ({"optimiser": "adamw"}, "no run has this group or key"),
     ],
 )
