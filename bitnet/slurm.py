@@ -42,10 +42,12 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
     """
     base = _submissions(parameters)
     base.mkdir(parents=True, exist_ok=True)
+    finished = {f: RunRecord(f).read().get("finished") for f in folders}
     with FileLock(base / ".lock"):  # two controllers at once would both find a run without a job
-        waiting = [f for f, known in zip(folders, _standing(folders), strict=True) if known is None]
-        if len(folders) > len(waiting):
-            say(f"slurm: {_runs(len(folders) - len(waiting))} in the queue already")
+        missing = [f for f, known in zip(folders, _standing(folders), strict=True) if known is None]
+        waiting = [f for f in missing if RunRecord(f).read().get("finished") == finished[f]]  # others ended meanwhile
+        if len(folders) > len(missing):
+            say(f"slurm: {_runs(len(folders) - len(missing))} in the queue already")
         jobs = _submit(waiting, parameters) if waiting else []
     if jobs:
         say(f"slurm: {_runs(len(waiting))} submitted as {_listed(jobs)}; scancel {' '.join(jobs)} takes back what is not over")

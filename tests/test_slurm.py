@@ -145,6 +145,28 @@ def test_a_run_in_the_queue_is_not_submitted_twice_and_one_whose_job_is_gone_is(
     assert len(cluster.jobs()) == 2 and jobs_of(folders) == ["2_0", "2_1"]
 
 
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_a_run_that_ends_while_the_queue_is_asked_is_not_submitted_again(cluster, tmp_path, monkeypatch, status):
+    folders = queued(tmp_path, 2)
+    asked = slurm._standing
+
+    def standing(of):
+        RunRecord(folders[0]).update(status=status, finished="2026-01-31T00:00:00+00:00")
+        return asked(of)
+
+    monkeypatch.setattr(slurm, "_standing", standing)
+    submit(folders)
+    assert jobs_of(folders) == [None, "1"]
+    assert RunRecord(folders[0]).read()["status"] == status
+
+
+def test_a_run_that_failed_before_is_submitted_again(cluster, tmp_path):
+    folders = queued(tmp_path, 1)
+    RunRecord(folders[0]).update(status="failed", finished="2026-01-31T00:00:00+00:00")
+    submit(folders)
+    assert jobs_of(folders) == ["1"]
+
+
 def lose_the_numbers(folders: list[Path]) -> None:
     """As if the launching process had died right after sbatch took the array."""
     for folder in folders:
