@@ -215,7 +215,8 @@ def _of_one(experiment: Judged) -> list[str]:
             said.append(f"{opened(experiment.name)}, {opening}: {quoted}.")
     if not said:
         said.append(f"{opened(experiment.name)} has decided none of its claims yet.")
-    return said + [text for e in experiment.effects if e.seeds > 2 and (text := shares_text(e))]
+    shares = [text for e in experiment.effects if e.seeds > 2 and (text := shares_text(e))]
+    return said + [f"{opened(experiment.name)}: {text[0].lower()}{text[1:]}" for text in shares]
 
 
 def shares_text(effects: Effects) -> str:
@@ -225,9 +226,10 @@ def shares_text(effects: Effects) -> str:
     table = effects.table.sort_values("share", ascending=False, kind="stable")
     (first, most), *others = table[["effect", "share"]].head(3).to_numpy().tolist()
     names = {"seed": "the seed", "residual": "the residual"}
-    behind = " and ".join(f"{names.get(effect, effect)} ({share:.0%})" for effect, share in others)
+    seen = [f"{names.get(effect, effect)} ({share:.0%})" for effect, share in others if share >= 0.005]  # what rounds to 1 %
+    behind = f"next {'come' if len(seen) > 1 else 'comes'} {' and '.join(seen)}" if seen else "nothing else with 1% of it"
     variance = f"the variance of held-out loss {MOMENTS[effects.moment]}"
-    text = f"{opened(names.get(first, first))} goes with {most:.0%} of {variance}; next come {behind}."
+    text = f"{opened(names.get(first, first))} goes with {most:.0%} of {variance}; {behind}."
     return " ".join([text, inert_text(effects)]).rstrip()
 
 
