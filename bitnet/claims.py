@@ -166,13 +166,13 @@ class Correlation(Claim):
 AnyClaim = Annotated[Contrast | Interaction | Bound | Change | Correlation, Field(discriminator="kind")]
 
 
-# ------------------------------------------------------------------------------------------------------------- selecting
 def explains_itself(claims: Mapping[str, AnyClaim]) -> str | None:
     """What is said of claims of which one is to explain itself, None where none is."""
     itself = next((name for name, claim in claims.items() if name in claim.explained_by), None)
     return itself and f"sweep.claims.{itself}.explained_by={itself}: a claim can't explain itself; name others"
 
 
+# ------------------------------------------------------------------------------------------------------------- selecting
 def level(key: str, written: Mapping[str, Any], choices: Mapping[str, str], config: Mapping[str, Any]) -> Any:
     """What a run has at a selector's key: what its sweep's file wrote for it (whatever the scale made of that), or else the
     option of a group, or else the value at a dotted key of its configuration; None where it has none.

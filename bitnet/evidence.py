@@ -14,6 +14,7 @@ from bitnet.boundary import boundary_step
 from bitnet.claims import (
     DERIVED,
     RUN_FACTS,
+    AnyClaim,
     Bound,
     Change,
     Contrast,
@@ -308,7 +309,7 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
     return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _absent(of, groups.values(), seeds))
 
 
-def offset_of(claim: Seedwise) -> float:
+def offset_of(claim: AnyClaim) -> float:
     """What a claim's estimate lacks of the metric's own value: of a bound the distance to it is judged."""
     return claim.bound if isinstance(claim, Bound) else 0.0
 

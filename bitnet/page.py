@@ -23,9 +23,8 @@ import pandas as pd
 
 from bitnet import collapse, experiments, figures, plotted, printed, tables, wording
 from bitnet.called import called
-from bitnet.claims import Bound
 from bitnet.columns import HOW, TEXT_NUMBERS
-from bitnet.evidence import NOT_OVER
+from bitnet.evidence import NOT_OVER, offset_of
 from bitnet.judged import MOMENTS, Effects, Judged, arm_names
 from bitnet.layout import Section
 from bitnet.printed import MISSING, number
@@ -161,7 +160,7 @@ def _dots(key: str, verdict: Verdict, experiment: Judged) -> str:
         sides = [figures.Row(named[side], list(values.values())) for side, values in (verdict.sides or {}).items()]
         return figures.rows_of_dots(sides, key, wording.unit(claim), reference=None, width=2.6)
     margin, expected = verdict.margin or 0.0, getattr(claim, "expected", "equal")
-    zero = claim.bound if isinstance(claim, Bound) else 0.0
+    zero = offset_of(claim)
     margins = {"equal": (zero - margin, zero + margin), "lower": (zero - margin,), "higher": (zero + margin,)}.get(expected, ())
     interval = None if verdict.low is None or verdict.high is None else (verdict.low, verdict.high)
     row = figures.Row("", list(verdict.numbers.values()), verdict.mean, interval)

@@ -132,15 +132,15 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
 
 def _of_all(sweeps: list[list[Asked]]) -> list[Asked]:
     """The runs of several sweeps; one that an earlier sweep has too is trained, and counted, once."""
-    asked: dict[tuple[str, str], int] = {}
+    asked: dict[str, int] = {}
     for place, runs in enumerate(sweeps):
         for run in runs:
             asked.setdefault(_sameness(run), place)
     return [run for place, runs in enumerate(sweeps) for run in runs if asked[_sameness(run)] == place]
 
 
-def _sameness(run: Asked) -> tuple[str, str]:
-    return digest(identity(run.config, "")), source_key(run.config)
+def _sameness(run: Asked) -> str:
+    return digest(identity(run.config, source_key(run.config)))
 
 
 def _resumed(master: DictConfig, typed: list[str]) -> Asked | None:
