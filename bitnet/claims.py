@@ -60,7 +60,7 @@ def _moment(value: Any) -> Any:
     fits = (
         value in ("end", "boundary")
         if isinstance(value, str)
-        else not isinstance(value, bool) and (0 < value < 1 or (value >= 1 and value % 1 == 0))
+        else isinstance(value, int | float) and not isinstance(value, bool) and (0 < value < 1 or (value >= 1 and value % 1 == 0))
     )
     if not fits:
         raise ValueError("a step from 1 on, a fraction of the run between 0 and 1, boundary, or end is needed")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,21 +26,13 @@ from bitnet.claims import (
     level,
 )
 from bitnet.collapse import is_warming
-from bitnet.columns import HOW, INTEGERS
 from bitnet.errors import UserError, nearest
 from bitnet.parts import value_at
+from bitnet.resolution import ROUNDING, count_step
 from bitnet.stats import Estimate, no_spread, one_sample, two_sample
 
 NOT_OVER = ("running", "queued", "missing")
-# Metrics of which equal values over seeds are no sign that runs are copies, by the least that two of them can differ by:
-# whole numbers; steps and shares of evaluations; shares of the tokens of continuations, of the positions of held-out text.
-_WHOLE = INTEGERS | {"collapsed_at_end", "diverged"}
-_STEPS = {"onset_step", "duration_steps", "recovery_step"}
-_OF_CONTINUATIONS = frozenset(f"{how}_{share}" for how in HOW for share in ("distinct_1", "distinct_2", "seq_rep_4", "diversity"))
-_SHARES = {
-    _OF_CONTINUATIONS: ("probe.prompts", "probe.new_tokens"),
-    frozenset({"rep_16", "rep_32", "rep_128"}): ("probe.heldout_sequences", "seq_len"),
-}
+_LOSSES = ("Loss", "heldout_loss")  # no two runs of different seeds have the same ones throughout
 
 # Each of `claims.DERIVED` as a number of the run (of its data) less a column of the evaluation.
 DERIVED_FROM = {
@@ -96,6 +89,10 @@ class Evaluations:
     def _column(self, run: pd.Series, name: str) -> np.ndarray:
         """What the run's evaluations have in a column, in order."""
         return self.metrics[name].to_numpy()[self._rows.get(run["id"], np.empty(0, dtype="int64"))]
+
+    def course(self, run: pd.Series) -> bytes:
+        """The losses of a run's evaluations, to the last bit; empty without one."""
+        return b"".join(self._column(run, name).astype("float64").tobytes() for name in _LOSSES if name in self.metrics)
 
     def _is_whole(self, run: pd.Series) -> bool:
         """Whether a run is done and its evaluations reach its end: a torn file ends before its run did."""
@@ -197,7 +194,8 @@ class Side:
 
     name: its key in the claim (`arm`, `against`). sign: with which it enters the number of a seed. values: seed to number,
     of seeds whose every arm has one. arms: how many are averaged within a seed. silent: runs that are over and have no
-    number. incomplete: seeds of which an arm has no run.
+    number. incomplete: seeds of which an arm has no run. copied: whether an arm has the same losses throughout from two
+    seeds. resolution: the least by which two of its values can differ; None without one. counted: whether they are counts.
     """
 
     name: str
@@ -207,24 +205,51 @@ class Side:
     arms: int
     silent: tuple[str, ...]
     incomplete: tuple[int, ...]
+    copied: bool
+    resolution: float | None
+    counted: bool
 
     def count(self, *statuses: str) -> int:
         """How many of its runs have one of these statuses."""
         return int(self.runs["status"].isin(statuses).sum())
 
 
-def _side(name: str, sign: int, runs: pd.DataFrame, number: Callable[[pd.Series], float | None]) -> Side:
+def _side(name: str, sign: int, runs: pd.DataFrame, claim: Seedwise, found: Evaluations) -> Side:
     arms = runs["arm_id"].nunique()
     by_seed: dict[int, dict[str, float | None]] = {}
-    silent = []
+    silent, steps = [], []
+    courses: list[tuple[str, bytes]] = []
     for _, run in runs.iterrows():
-        value = number(run)
+        value = _number(claim, found, run)
         by_seed.setdefault(int(run["seed"]), {})[run["arm_id"]] = value
-        if value is None and run["status"] not in NOT_OVER:
+        if value is not None:
+            steps.append(_step(claim, found, run, value))
+            courses.append((run["arm_id"], found.course(run)))
+        elif run["status"] not in NOT_OVER:
             silent.append(f"seed {int(run['seed'])} of {name} ({run['status']})")
     whole = {seed: list(found.values()) for seed, found in sorted(by_seed.items()) if len(found) == arms}
     values = {seed: sum(found) / arms for seed, found in whole.items() if None not in found}
-    return Side(name, sign, runs, values, arms, tuple(silent), tuple(s for s in sorted(by_seed) if s not in whole))
+    return Side(
+        name=name,
+        sign=sign,
+        runs=runs,
+        values=values,
+        arms=arms,
+        silent=tuple(silent),
+        incomplete=tuple(s for s in sorted(by_seed) if s not in whole),
+        copied=any(times > 1 for (_, losses), times in Counter(courses).items() if losses),
+        resolution=max(steps) / arms if steps else None,
+        counted=any(count_step(claim.metric, run) for _, run in runs.iterrows()),
+    )
+
+
+def _step(claim: Seedwise, found: Evaluations, run: pd.Series, value: float) -> float:
+    """The least by which a claim's number of a run can differ from another one's."""
+    step = count_step(claim.metric, run)
+    if isinstance(claim, Change) and claim.relative:
+        since = abs(found.value(run, claim.metric, claim.since) or 1.0)
+        return max(step or 0.0, ROUNDING) / since
+    return step or ROUNDING * max(1.0, abs(value))
 
 
 def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]) -> list[Side]:
@@ -245,7 +270,7 @@ def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Seq
             raise UserError(f"{one} and {other}: both select run {min(both)}; a run can't stand on two sides")
     if isinstance(claim, Change) and claim.metric in RUN_FACTS:
         raise UserError(f"metric={claim.metric}: it is of a whole run and can't change within one; name a column")
-    return [_side(name, sign, of, lambda run: _number(claim, found, run)) for name, sign, of in chosen]
+    return [_side(name, sign, of, claim, found) for name, sign, of in chosen]
 
 
 def _number(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None:
@@ -263,9 +288,10 @@ def _number(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None
 class Reduced:
     """A claim's sides as one number a seed.
 
-    numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. resolution: the least by which two
-    values of this metric can differ, None where equal values are not to be expected. flat: sides (or `the difference`)
-    without any spread over two or more seeds. absent: seeds that some side lacks, as a reader would say it.
+    numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. flat: sides (or `the difference`)
+    without any spread over two or more seeds. resolution: the least by which two values can differ, None where sides vary and
+    their difference, no count, does not. copied: sides of which runs of different seeds are the same. absent: seeds that some
+    side lacks, as a reader would say it.
     """
 
     estimate: Estimate | None
@@ -273,6 +299,7 @@ class Reduced:
     paired: bool
     resolution: float | None
     flat: tuple[str, ...]
+    copied: tuple[str, ...]
     absent: tuple[str, ...]
 
 
@@ -295,45 +322,25 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
     reduced = [_paired(group) for group in groups.values()]
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
-    resolution = _resolution(claim, of)
+    resolution = max((side.resolution for side in of if side.resolution is not None), default=None)
     if len(reduced) == 1:
         numbers = reduced[0]
         if len(of) > 1 and not flat and no_spread(list(numbers.values()), scale):
             flat.append("the difference")
+            resolution = resolution if of[0].counted else None
         judged = [x - offset_of(claim) for x in numbers.values()]
         estimate = one_sample(judged, scale, resolution) if judged else None
     else:
         numbers, (first, second) = {}, reduced
         both = list(first.values()), [-x for x in second.values()]
         estimate = two_sample(*both, resolution) if first and second else None
-    return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _absent(of, groups.values(), seeds))
+    copied, absent = tuple(side.name for side in of if side.copied), _absent(of, groups.values(), seeds)
+    return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), copied, absent)
 
 
 def offset_of(claim: AnyClaim) -> float:
     """What a claim's estimate lacks of the metric's own value: of a bound the distance to it is judged."""
     return claim.bound if isinstance(claim, Bound) else 0.0
-
-
-def _resolution(claim: Seedwise, of: Sequence[Side]) -> float | None:
-    """The least by which two values of a claim's metric can differ, None where it is no count, or a ratio of counts."""
-    if isinstance(claim, Change) and claim.relative:
-        return None
-    return max((step for side in of for step in _steps_of(claim.metric, side)), default=None)
-
-
-def _steps_of(metric: str, side: Side) -> Iterator[float]:
-    """The resolution of a metric in each run of a side, as it is after averaging the side's arms."""
-    for _, run in side.runs.iterrows():
-        if metric in _WHOLE:
-            yield 1 / side.arms
-        interval = value_at(run["config"], "eval_every")
-        if interval and metric in _STEPS:
-            yield interval / side.arms
-        if interval and metric == "collapsed_share":
-            yield min(1.0, interval / run["steps"]) / side.arms
-        for metrics, keys in _SHARES.items():
-            if metric in metrics:
-                yield 1 / (math.prod(value_at(run["config"], key) or 1 for key in keys) * side.arms)
 
 
 def _paired(group: Sequence[Side]) -> dict[int, float]:

@@ -7,15 +7,11 @@ import json
 from typing import Any
 
 from bitnet.config import RunConfig
+from bitnet.keys import NOT_DECISIVE, OF_DATA
 
 # Raised with every change of code that gives a configuration another result (the golden losses change with it), so that
 # no result of the older code is taken for one of the newer.
 RESULTS = 1
-
-# What can't change a result: where it is written, how it is shown, what it belongs to, and where its data came from
-# (the data's own hash stands in for that).
-_NOT_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher"}
-_NOT_IDENTITY |= {"sweep", "scale", "tokenizer", "data"}
 
 
 def source_key(config: RunConfig) -> str:
@@ -25,8 +21,8 @@ def source_key(config: RunConfig) -> str:
 
 def identity(config: RunConfig, data_sha256: str) -> dict[str, Any]:
     """What decides a run's result, as plain values."""
-    values = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
-    tokens = {"sha256": data_sha256, "order": config.data.order, "at_end": config.data.at_end}
+    values = config.model_dump(mode="json", exclude=NOT_DECISIVE)
+    tokens = {"sha256": data_sha256} | config.data.model_dump(mode="json", include=OF_DATA)
     return values | {"results": RESULTS, "data": tokens}
 
 

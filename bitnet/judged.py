@@ -28,6 +28,7 @@ from bitnet.columns import COLUMNS, HOW, TEXT_NUMBERS
 from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
 from bitnet.evidence import ALIKE, NOT_OVER, Evaluations, varies
+from bitnet.keys import is_decisive
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
 
@@ -45,14 +46,16 @@ class Effects:
     """What each factor of a crossed sweep does to the held-out loss at a moment.
 
     table, contrasts: of `bitnet.factors`; None where `problem` says why not. seeds: of which every cell has a number; p only
-    from `ENOUGH_SEEDS` of them on. lost: runs without a number there, by status; where one of them is over, nothing is
-    computed. inert: factors that are left out, since runs that differ in them alone are the same run.
+    from `ENOUGH_SEEDS` of them on. spread: the standard deviation over the runs that were analysed, nats. lost: runs without a
+    number there, by status; where one of them is over, nothing is computed. inert: factors that are left out, since runs that
+    differ in them alone are the same run.
     """
 
     moment: str
     table: pd.DataFrame | None = None
     contrasts: pd.DataFrame | None = None
     seeds: int = 0
+    spread: float = math.nan
     lost: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
     inert: tuple[str, ...] = ()
@@ -126,7 +129,7 @@ def _plain(name: str, records: Records) -> Judged:
 
 
 def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Judged]:
-    """A sweep, and after it those of its runs that are of another scale, length or data, each kind by itself."""
+    """A sweep, and after it those of its runs that are of another scale, length, data or override, each kind by itself."""
     shared = records.runs.loc[ids]
     sweeps = [version["sweep"] for version in versions(folder)[0]] or frozen(shared)
     columns = [c for c in dict.fromkeys([*READ, *_named(sweeps)]) if c in COLUMNS]
@@ -194,7 +197,8 @@ def _only(records: Records, sweep: str) -> Records:
 def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]:
     """Ids of the runs of each scale, data, length and set of typed overrides, unless the sweep's arms vary or its claims name it.
 
-    First the kind of which most arms have a run that is done, then the largest, then the newest.
+    First the kind of which most arms have a run that is done, then the largest, then that which follows the sweep's file,
+    then that of most runs, then the newest.
     """
     keys = [o.partition("=")[0] for text in (sweep.get("arms") or {}).values() for o in shlex.split(text)]
     keys += sweep.get("grid") or {}
@@ -202,7 +206,7 @@ def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]
     for claim in claims.values() if isinstance(claims, Mapping) else ():
         sides = claim.values() if isinstance(claim, Mapping) else ()
         keys += [key for side in sides if isinstance(side, Mapping) for key in side]
-    runs = runs.assign(typed=_typed(runs, keys))
+    runs = runs.join(_typed(runs, keys))
     fixed = ["scale", *(column for column, (_, own) in ALIKE.items() if not varies(keys, own)), "typed"]
     of = runs[fixed].astype("object").where(runs[fixed].notna(), None)
     groups: dict[tuple[Any, ...], list[str]] = {}
@@ -213,21 +217,25 @@ def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]
     return {", ".join(_label(fixed[i], kind[i]) for i in differing): ids for kind, ids in ordered}
 
 
-def _typed(runs: pd.DataFrame, own: Sequence[str]) -> pd.Series:
-    """Each run's values of the keys that some run was given beside those of the sweep's file (`own`), where they differ."""
-    beside = {o.partition("=")[0].lstrip("+~") for given in runs["overrides"] for o in given} - {*own, "seed", "scale", "steps"}
-    beside = {key for key in beside if not varies([key], ("data", "tokenizer", "stream"))}  # by their content: the data's hash
+def _typed(runs: pd.DataFrame, own: Sequence[str]) -> pd.DataFrame:
+    """`typed`: each run's values of the keys that some run was given beside those of the sweep's file (`own`), where they
+    differ and can change a result. `beside`: whether the run itself was given one of them."""
+    given = [{o.partition("=")[0].lstrip("+~") for o in overrides} for overrides in runs["overrides"]]
+    beside = {key for key in set().union(*given) - {*own, "seed", "scale", "steps"} if is_decisive(key)}
     of = {key: level_of(runs, key) for key in sorted(beside)}
     differing = {key: values for key, values in of.items() if values.nunique() > 1}
     texts = [" ".join(f"{key}={values[run]}" for key, values in differing.items()) for run in runs.index]
-    return pd.Series(texts, runs.index, dtype="object")
+    return pd.DataFrame(
+        {"typed": texts, "beside": [not keys.isdisjoint(differing) for keys in given]}, runs.index, dtype="object"
+    )
 
 
-def _weight(runs: pd.DataFrame) -> tuple[int, float, str]:
-    """How many arms have a run that is done, about how much the largest run computes, and when the last began."""
+def _weight(runs: pd.DataFrame) -> tuple[int, float, bool, int, str]:
+    """How many arms have a run that is done, about how much the largest run computes, whether all follow the sweep's file, how
+    many runs are done, and when the last began."""
     size = runs["steps"] * runs["tokens_per_step"] * runs["hidden_size"] ** 2
-    done = runs["arm_id"][runs["status"] == "done"].nunique()
-    return done, float(size.max()), runs["started"].fillna("").astype(str).max()
+    done = runs["arm_id"][runs["status"] == "done"]
+    return done.nunique(), float(size.max()), not runs["beside"].any(), len(done), runs["started"].fillna("").astype(str).max()
 
 
 def _label(column: str, value: Any) -> str:
@@ -269,6 +277,9 @@ def level_of(runs: pd.DataFrame, factor: str) -> pd.Series:
 
 def _effects(experiment: Judged, moment: str) -> Effects:
     runs, evaluations = experiment.records.runs, Evaluations(experiment.records.metrics)
+    if moment == "boundary" and len(parts := sorted(set((runs["boundary_step"] / runs["steps"]).round(3)))) > 1:
+        began = ", ".join(f"{part:g}" for part in parts)
+        return Effects(moment, problem=f"stage 2 begins at different parts of the run ({began} of its steps): no one moment")
     values = [evaluations.value(run, RESPONSE, moment) for _, run in runs.iterrows()]
     table = pd.DataFrame({f: level_of(runs, f) for f in experiment.factors}, runs.index)
     table = table.assign(seed=runs["seed"], **{RESPONSE: pd.Series(values, runs.index, dtype="float64")})
@@ -287,7 +298,7 @@ def _effects(experiment: Judged, moment: str) -> Effects:
         found.append(factors.contrasts(table, RESPONSE, experiment.factors))
         if seeds < ENOUGH_SEEDS:
             found = [part.assign(p=math.nan, p_holm=math.nan) for part in found]
-        return Effects(moment, *found, seeds, lost, inert=inert)
+        return Effects(moment, *found, seeds, float(table[RESPONSE].std()), lost, inert=inert)
     except UserError as error:
         return Effects(moment, seeds=seeds, lost=lost, problem=str(error), inert=inert)
 

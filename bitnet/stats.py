@@ -2,7 +2,8 @@
 
 A handful of seeds is little: every estimate carries its n, its 95 % t interval, an exact permutation p, and the smallest
 effect that so many seeds would have shown. Values without any spread have no interval: t intervals of width 0 claim a
-certainty that identical runs can't give. Counts, which may be equal, get the least spread that their steps allow.
+certainty that identical runs can't give. Where values of different runs may be equal, as counts, they get the least spread
+that their steps allow.
 """
 
 from __future__ import annotations
@@ -61,6 +62,16 @@ class Estimate:
         """The smallest effect that a two-sided t test at `alpha` finds with 80 % power, given this spread and these seeds."""
         return None if self.se is None else self.se * _noncentrality(self.df, alpha)
 
+    def provable_margin(self, alpha: float = ALPHA) -> float | None:
+        """The smallest margin within which `tost` at `alpha` finds no difference in 80 % of cases where there is none.
+
+        With the spread taken as known: the sum of the quantiles of t at 1 - alpha and at 1 - 0.2 / 2.
+        """
+        if self.se is None:
+            return None
+        quantiles = scipy_stats.t.ppf([1 - alpha, (1 + POWER) / 2], self.df)
+        return self.se * float(quantiles.sum())
+
 
 @functools.lru_cache
 def _noncentrality(df: float, alpha: float) -> float:
@@ -81,7 +92,7 @@ def no_spread(values: ArrayLike, scale: float = 0.0) -> bool:
 
 
 def _error(values: np.ndarray, flat: bool, resolution: float | None) -> float | None:
-    """Standard error of the mean. Of equal counts, that of counts of which one is a step off: sd = resolution / sqrt(n)."""
+    """Standard error of the mean. Of equal values, that of values of which one is a step off: sd = resolution / sqrt(n)."""
     if not flat:
         return float(values.std(ddof=1)) / math.sqrt(len(values))
     return None if resolution is None else resolution / len(values)
@@ -94,7 +105,7 @@ def one_sample(values: Sequence[float], scale: float = 0.0, resolution: float | 
 
     Args:
         scale: as for `no_spread`.
-        resolution: the least by which two such numbers can differ, where they are counts.
+        resolution: the least by which two such numbers can differ, where they may be equal.
     """
     x = np.asarray(values, dtype="float64")
     n, mean = len(x), float(x.mean())

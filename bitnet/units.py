@@ -1,4 +1,4 @@
-"""Bytes and seconds as people read them."""
+"""Numbers, bytes and seconds as people read them."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def clock(seconds: float) -> str:
     """Seconds as [h:]mm:ss."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+
+
+def significant(x: float, digits: int, *, sign: bool = False) -> str:
+    """A number with so many digits that count: `0.0124`, `2.1e-08`, but `41,699` and not `4.17e+04`."""
+    form = ",.0f" if abs(x) >= 10**digits - 0.5 else f".{digits}g"
+    return format(x, f"{'+' if sign else ''}{form}")

@@ -2,18 +2,21 @@
 
 A claim comes down to one number a seed (`evidence.py`); let its sign be such that the claim expects it above 0. By the
 number of seeds, one is an anecdote and two are a direction: inconclusive. From three on it is judged by the t interval at
-1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni): the chance that a sweep says anything false
-stays below 5 %, whatever the number of its claims and of its seeds.
+1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni): the chance that a sweep says "reproduced" of
+an effect that is not there, "not reproduced" of one that is as large as claimed, or "equal" of what is not, stays below 5 %,
+whatever the number of its claims and of its seeds.
 
 - `lower`, `higher`, `at_most`, `at_least` are **reproduced** when that interval lies above 0 and, but for bounds, the
-  mean is no smaller than the margin. They are **not reproduced** when it ends below the margin (for bounds, below 0): the
-  opposite, no effect, and an effect too small to matter are all excluded by it.
+  mean is no smaller than the margin: there is an effect, and as far as is known it is large enough to matter. That it is
+  somewhat smaller than the margin is excluded only where the reason says so. They are **not reproduced** when the interval
+  ends below the margin (for bounds, below 0): the opposite, no effect, and an effect too small to matter are all excluded.
 - `equal` is reproduced by two one-sided tests within the margin, each at 0.05 / claims, and not reproduced when the
   interval lies wholly outside the margin.
 - The plain 95 % interval, the exact p and that p after Holm are printed beside the word, and do not decide it: the least p
   of six seeds is 2/64, so that to ask for a p would make the sixth seed harder to pass than the fifth.
-- Runs without a spread over their seeds are copies until shown otherwise: inconclusive, with an alarm. Counts may be equal:
-  they get the spread of counts of which one is a step off, the least there is beside none, and the same alarm.
+- Values without a spread over seeds are an alarm. Where the runs have the same losses throughout they are copies, and
+  nothing is concluded. Where they are not (counts; models as flat as fp32 can tell), the values get the spread of values of
+  which one is a step off: the least there is beside none.
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
   are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
   by the outcome. Only a seed that was never run is left out.
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,10 +49,10 @@ from bitnet.evidence import (
     reduce,
     sides,
 )
+from bitnet.invalid import sentence
+from bitnet.rules import Word, decide, detectable, number_text, own_value, spans
 
-Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
-_LOWER = ("lower", "at_most")
 NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
 
 
@@ -63,7 +66,8 @@ class Verdict:
     side's value by seed.
     mean, low, high: of the numbers, with the plain 95 % interval (none below 3 seeds, and without spread); of a correlation, rho.
     test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); Holm over the sweep's claims.
-    detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases.
+    detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases; of
+    `equal`, the smallest margin within which they would have shown that there is no difference.
     Of a bound, p and detectable are of the distance to it.
     runs, diverged, failed: how many on each side; fisher_p: that as many are lost on both.
     """
@@ -117,11 +121,13 @@ def parse(sweep: Mapping[str, Any]) -> dict[str, AnyClaim]:
     Raises:
         UserError: one that is no claim.
     """
+    written = sweep.get("claims") or {}
     try:
-        claims = _CLAIMS.validate_python(dict(sweep.get("claims") or {}))
+        claims = _CLAIMS.validate_python(written)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"sweep.claims.{'.'.join(map(str, first['loc']))}={first['input']!r}: {first['msg']}") from None
+        whole = first | {"loc": ("sweep", "claims", *first["loc"])}
+        raise UserError(sentence(whole, {"sweep": {"claims": written}}, lambda prefix: set())) from None
     if (wrong := explains_itself(claims)) is not None:
         raise UserError(wrong)
     return claims
@@ -176,16 +182,18 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
     least = 0.0 if isinstance(claim, Bound) else claim.margin or 0.0
     word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, offset_of(claim))
     if isinstance(claim, Bound):
-        why += f" (claimed: {claim.expected.replace('_', ' ')} {_text(claim.bound)})"
+        why += f" (claimed: {claim.expected.replace('_', ' ')} {number_text(claim.bound)})"
     few = (f"n={estimate.n}: {allows(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
     return replace(verdict, word=word, why=why, warnings=(*few, *verdict.warnings))
 
 
 def _alarm(reduced: Reduced) -> str:
-    alarm = f"no spread over seeds in {', '.join(reduced.flat)}: are these different runs?"
-    if reduced.resolution is None:
-        return alarm
-    return f"{alarm} Judged as if one value were off by {_text(reduced.resolution)}, the least that this metric can differ by"
+    """What is said of values that are the same from every seed."""
+    alarm = f"no spread over seeds in {', '.join(reduced.flat)}"
+    if reduced.resolution is None or reduced.copied:
+        return f"{alarm}: are these different runs?"
+    judged = f"Judged as if one value were off by {number_text(reduced.resolution)}, the least that this metric can differ by"
+    return f"{alarm}, though the runs' losses differ. {judged}"
 
 
 def _notes(of: Sequence[Side]) -> list[str]:
@@ -196,14 +204,14 @@ def _notes(of: Sequence[Side]) -> list[str]:
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
     offset = offset_of(claim)
-    verdict = replace(verdict, n=estimate.n, mean=_own(estimate.mean, offset))
+    verdict = replace(verdict, n=estimate.n, mean=own_value(estimate.mean, offset))
     if estimate.n < 3:
         return verdict
-    low, high = [_own(x, offset) for x in estimate.interval() or ()] or (None, None)
+    low, high = [own_value(x, offset) for x in estimate.interval() or ()] or (None, None)
     equal = claim.expected == "equal"
     p = estimate.tost(claim.margin or 0.0) if equal else estimate.p
     test = None if p is None else "TOST" if equal else estimate.test
-    seen = estimate.detectable(stats.ALPHA / claims)
+    seen = detectable(estimate, claim.expected, stats.ALPHA / claims)
     return replace(verdict, low=low, high=high, detectable=seen, p=p, test=test)
 
 
@@ -250,82 +258,11 @@ def _blocked(of: Sequence[Side], reduced: Reduced) -> str | None:
         return reason
     if reduced.estimate is None:
         return f"no seed has all its runs: {'; '.join(reduced.absent)}"
+    if reduced.copied:
+        return f"{', '.join(reduced.copied)}: runs of different seeds have the same losses throughout, so they count as one run"
     if reduced.flat and reduced.resolution is None:
         return f"{', '.join(reduced.flat)}: the same to the last bit over all seeds, so they count as one run"
     return None
-
-
-# ---------------------------------------------------------------------------------------------------------------- words
-def decide(
-    estimate: stats.Estimate, expected: str, margin: float, least: float, claims: int = 1, offset: float = 0.0
-) -> tuple[Word, str]:
-    """The word for an estimate and its reason, by the rules at the top of this file.
-
-    Args:
-        expected: `lower`, `higher`, `at_most`, `at_least` or `equal`.
-        margin: for `equal`; least: the smallest mean that counts for the others, in size (0 for bounds).
-        claims: how many are judged beside each other.
-        offset: what the reason adds to the numbers: of a bound they are the distance to it.
-    """
-    if estimate.n < 3:
-        return "inconclusive", f"{estimate.n} seed{'s' * (estimate.n > 1)}: {allows(estimate.n)}"
-    alpha = stats.ALPHA / claims
-    plain, interval = estimate.interval(), estimate.interval(1 - alpha)
-    if plain is None or interval is None:
-        return "inconclusive", "the same number to the last bit from every seed"
-    if expected == "equal":
-        word, why = _equal(estimate, interval, margin, alpha)
-    else:
-        word, why = _directed(estimate, interval, expected, least)
-    if word == "inconclusive" and (seen := estimate.detectable(alpha)) is not None:
-        why += f"; so many seeds would have shown an effect of {_text(seen)}, with 80 % power"
-    return word, f"mean {_text(estimate.mean, offset)}, {_spans(plain, interval, claims, offset)}: {why}"
-
-
-def _spans(plain: tuple[float, float], interval: tuple[float, float], claims: int, offset: float = 0.0) -> str:
-    """`95 % interval 1 to 3`, and beside other claims the wider one that decides."""
-    text = f"95 % interval {_text(plain[0], offset)} to {_text(plain[1], offset)}"
-    if claims == 1:
-        return text
-    wide = f"{100 * (1 - stats.ALPHA / claims):.4g} % interval {_text(interval[0], offset)} to {_text(interval[1], offset)}"
-    return f"{text}, {wide} (which decides beside {claims} claims)"
-
-
-def _directed(estimate: stats.Estimate, interval: tuple[float, float], expected: str, least: float) -> tuple[Word, str]:
-    mean = _signed(estimate.mean, expected)
-    low, high = sorted(_signed(x, expected) for x in interval)
-    if low > 0 and mean >= least:
-        return "reproduced", "as claimed" + (f", and the mean is no smaller than {_text(least)}" if least else "")
-    if high < 0:
-        return "not reproduced", "the opposite of what is claimed"
-    if high < least:
-        return "not reproduced", f"an effect of {_text(least)} or more, as claimed, is excluded"
-    if low > 0:
-        return "inconclusive", f"there is such an effect, but it may be smaller or larger than {_text(least)}"
-    return "inconclusive", "the interval leaves open whether there is such an effect"
-
-
-def _equal(estimate: stats.Estimate, interval: tuple[float, float], margin: float, alpha: float) -> tuple[Word, str]:
-    p = estimate.tost(margin)
-    if p is not None and p < alpha:
-        return "reproduced", f"a difference of {_text(margin)} or more is excluded"
-    if interval[0] > margin or interval[1] < -margin:
-        return "not reproduced", f"the difference is larger than {_text(margin)}"
-    return "inconclusive", f"the interval leaves open whether the difference is within {_text(margin)}"
-
-
-def _signed(x: float, expected: str) -> float:
-    return -x if expected in _LOWER else x
-
-
-def _text(x: float, offset: float = 0.0) -> str:
-    return f"{_own(x, offset):.4g}"
-
-
-def _own(x: float, offset: float) -> float:
-    """The metric's own value, of a number that lacks `offset`."""
-    value = x + offset
-    return 0.0 if abs(value) < 1e-12 * abs(offset) else value  # what a subtraction left of nothing
 
 
 # ------------------------------------------------------------------------------------------- correlations, explanations
@@ -357,8 +294,10 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
     beyond, short = interval[0] > claim.bound, interval[1] < claim.bound
     if claim.expected == "lower":
         beyond, short = short, beyond
-    span = f"rho {_text(found.rho)}, {_spans(plain, interval, claims)}"
-    over_points = f"over {found.points} evaluations of {len(runs)} runs of {found.clusters} seeds, against {_text(claim.bound)}"
+    span = f"rho {number_text(found.rho)}, {spans(plain, interval, claims)}"
+    over_points = (
+        f"over {found.points} evaluations of {len(runs)} runs of {found.clusters} seeds, against {number_text(claim.bound)}"
+    )
     word: Word = "reproduced" if beyond else "not reproduced" if short else "inconclusive"
     return replace(verdict, word=word, why=f"{span} {over_points}")
 

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bitnet.claims import DERIVED, ENOUGH_SEEDS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction, Selector
+from bitnet.collapse import SLACK_NATS
 from bitnet.columns import OTHER_COLUMNS
 from bitnet.evidence import NOT_OVER
 from bitnet.judged import MOMENTS, Effects, Judged
 from bitnet.layout import Section
 from bitnet.printed import MISSING
+from bitnet.units import significant
 from bitnet.verdicts import NOT_YET, Verdict
 
 WORDS = ("reproduced", "not reproduced", "explained otherwise", "inconclusive")
@@ -28,8 +30,7 @@ def short(x: float | None, *, sign: bool = False) -> str:
     """A number with three or four digits that count; the dash for what is missing."""
     if x is None or math.isnan(x):
         return MISSING
-    text = f"{x:+,.0f}" if abs(x) >= 1000 else f"{x:+.3g}" if abs(x) >= 1e-3 else f"{x:+.2g}"
-    return text if sign else text.removeprefix("+")
+    return significant(x, 3 if abs(x) >= 1e-3 else 2, sign=sign)
 
 
 def unit(claim: AnyClaim) -> str:
@@ -194,7 +195,9 @@ def answer(experiments: Sequence[Judged]) -> list[str]:
         said.append(f"{_many(known, 'claim')} declared when results that they speak of existed, taken over from another sweep.")
     if apart := [e for e in experiments if not e.leading]:
         runs = sum(len(e.records.runs) for e in apart)
-        said.append(f"{_many(runs, 'run')} of another scale, length or data beside them: judged apart, not counted above.")
+        said.append(
+            f"{_many(runs, 'run')} of another scale, length, data or override beside them: judged apart, not counted above."
+        )
     return [*said, _runs(experiments)]
 
 
@@ -215,7 +218,8 @@ def _of_one(experiment: Judged) -> list[str]:
             said.append(f"{opened(experiment.name)}, {opening}: {quoted}.")
     if not said:
         said.append(f"{opened(experiment.name)} has decided none of its claims yet.")
-    shares = [text for e in experiment.effects if e.seeds > 2 and (text := shares_text(e))]
+    # what goes with a spread that is no larger than the error of a held-out loss answers no question
+    shares = [text for e in experiment.effects if e.seeds > 2 and e.spread > SLACK_NATS and (text := shares_text(e))]
     return said + [f"{opened(experiment.name)}: {text[0].lower()}{text[1:]}" for text in shares]
 
 
@@ -228,7 +232,7 @@ def shares_text(effects: Effects) -> str:
     names = {"seed": "the seed", "residual": "the residual"}
     seen = [f"{names.get(effect, effect)} ({share:.0%})" for effect, share in others if share >= 0.005]  # what rounds to 1 %
     behind = f"next {'come' if len(seen) > 1 else 'comes'} {' and '.join(seen)}" if seen else "nothing else with 1% of it"
-    variance = f"the variance of held-out loss {MOMENTS[effects.moment]}"
+    variance = f"the variance of held-out loss {MOMENTS[effects.moment]} (sd {short(effects.spread)} nats)"
     text = f"{opened(names.get(first, first))} goes with {most:.0%} of {variance}; {behind}."
     return " ".join([text, inert_text(effects)]).rstrip()
 

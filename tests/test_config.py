@@ -67,6 +67,7 @@ REFUSED = [
     ),
     ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"kind": "contrasts"}}}}, "sweep.claims.a.kind='contrasts': allowed are"),
     ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"at": 0}}}}, "sweep.claims.a.at=0: a step from 1 on, a fraction"),
+    ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"at": None}}}}, "sweep.claims.a.at=None: a step from 1 on, a fraction"),
     ({"sweep": SWEEP | {"claims": {"a": CLAIM | {"margin": 0}}}}, "sweep.claims.a.margin=0: input should be greater than 0"),
     (
         {"sweep": SWEEP | {"claims": {"a": CLAIM | {"explained_by": ["b"]}}}},

@@ -15,7 +15,7 @@ from bitnet.paths import PACKAGE
 # From the ground up. A module may import its own floor and those below; a new file is placed here before it passes.
 FLOORS = [
     {"errors", "columns", "paths", "published", "boundary", "files", "heartbeat", "called", "squeue", "parts", "stopping"},
-    {"units", "invalid", "claims"},
+    {"units", "invalid", "claims", "keys"},
     {"sources", "launching"},
     {"config"},
     {"identity"},
@@ -32,7 +32,7 @@ FLOORS = [
     {"arms", "compose", "overrides", "usage", "train", "prepare", "scaling", "several", "forecast", "plan", "check", "plugins"},
 ]
 ANALYSIS = {"runs", "experiments", "tables", "layout", "printed", "verification", "report", "status"}
-ANALYSIS |= {"stats", "factors", "evidence", "verdicts", "collapse", "advice", "diagnose"}
+ANALYSIS |= {"stats", "factors", "resolution", "evidence", "rules", "verdicts", "collapse", "advice", "diagnose"}
 ANALYSIS |= {"judged", "declared", "wording", "figures", "plotted", "page"}
 GROUND = FLOORS[0] | FLOORS[1]
 KNOWS_HYDRA = {"train", "arms", "several", "compose", "overrides", "prepare", "plan", "check", "plugins"}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from run_folders import Row, make_run
+from run_folders import Row, make_run, metrics_text
 
 from bitnet import runs, wording
 from bitnet.judged import READ, Judged, arm_names, judged
@@ -168,7 +170,7 @@ def test_runs_of_another_length_scale_or_text_are_judged_apart(tmp_path, other, 
     assert f"also holds 2 runs of {kind}, judged apart" in leader.declaration.notes[-1]
     said = wording.answer([leader, apart])
     assert said[0].startswith("1 claim of 1 sweep: 1 reproduced")
-    assert "2 runs of another scale, length or data beside them: judged apart, not counted above." in said
+    assert "2 runs of another scale, length, data or override beside them: judged apart, not counted above." in said
 
 
 def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
@@ -183,6 +185,48 @@ def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
     assert (laptop.declaration.scale, ci.declaration.scale) == ("laptop", "ci")
     assert [e.verdicts[0].n for e in (laptop, ci)] == [3, 2]
     assert not any("lacks seed" in w for e in (laptop, ci) for w in e.verdicts[0].warnings)
+
+
+FILE = ("2024-12-31T00:00:00+00:00", {"more": CLAIM})
+
+
+def variant(folder: Path, typed: str, seeds: tuple[int, ...], arm_id: str = "-256-10000", **config: Any) -> None:
+    """Both arms of `pair` with an override beside them, whose loss is 3 lower."""
+    for arm, seed in itertools.product(("wd=paper", "wd=wd01"), seeds):
+        own = {"id": f"{arm}-{typed}-{seed}", "overrides": [arm, typed], "arm_id": f"{arm}{arm_id}"}
+        own |= {"started": "2025-03-01T00:00:00+00:00", "step": 10_000}
+        make_run(folder / typed, arm=arm, seed=seed, rows=losses(9, 8, 4 + 0.01 * seed), config=config, **own)
+    for run in (folder / typed).iterdir():
+        shutil.move(run, folder / f"{run.name}-{typed}")
+    (folder / typed).rmdir()
+    for record in folder.glob(f"*-{typed}/run.json"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"sweep": folder.name}))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_runs_with_an_override_beside_the_sweep_s_do_not_take_its_verdicts_over(tmp_path, seeds):
+    pair(tmp_path / "s")
+    declare(tmp_path / "s", FILE)
+    variant(tmp_path / "s", "lr.peak=0.003", seeds, "-fast", lr={"kind": "constant", "peak": 0.003})
+    leader, apart = read(tmp_path)
+    assert leader.verdicts[0].mean == pytest.approx(1.01) and "lr.peak=0.003" in apart.name
+    assert len(apart.records.runs) == 2 * len(seeds)
+
+
+def test_an_override_that_changes_no_result_parts_no_seeds(tmp_path):
+    pair(tmp_path / "s", seeds=2)
+    declare(tmp_path / "s", FILE)
+    variant(tmp_path / "s", "checkpoint.keep=1", (7,), checkpoint={"keep": 1})
+    (found,) = read(tmp_path)
+    assert found.verdicts[0].n == 3
+
+
+def test_runs_that_read_the_same_tokens_in_another_order_are_judged_apart(tmp_path):
+    pair(tmp_path / "s", config={"data": {"order": "sequential"}})
+    declare(tmp_path / "s", FILE)
+    variant(tmp_path / "s", "data.order=random", (0, 1, 2), "-random", data={"order": "random"})
+    leader, apart = read(tmp_path)
+    assert leader.verdicts[0].mean == pytest.approx(1.01) and "data.order=random" in apart.name
 
 
 def test_lengths_that_the_sweep_is_about_stay_together(tmp_path):
@@ -239,6 +283,26 @@ def test_one_run_that_was_named_alone_does_not_judge_its_sweep(tmp_path):
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
     (found,) = read(next((tmp_path / "s").glob("wd=paper*")))
     assert found.verdicts == () and len(found.records.runs) == 1
+
+
+def test_arms_whose_stage_2_begins_elsewhere_are_not_compared_at_their_boundaries(tmp_path):
+    crossed(tmp_path / "s")
+    for config in (tmp_path / "s").glob("*adamw*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"wd": values["wd"] | {"boundary": 0.4}}))
+    (found,) = read(tmp_path)
+    boundary, end = found.effects
+    assert boundary.problem == "stage 2 begins at different parts of the run (0.4, 0.5 of its steps): no one moment"
+    assert boundary.table is None and end.table is not None
+
+
+def test_shares_of_a_spread_that_is_no_larger_than_the_error_are_no_answer(tmp_path):
+    crossed(tmp_path / "s")
+    declare(tmp_path / "s", FILE, grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]})
+    assert any("optimizer goes with" in text for text in wording.answer(read(tmp_path)))
+    for n, record in enumerate(sorted((tmp_path / "s").glob("*/metrics.csv"))):
+        record.write_text(metrics_text(losses(9, 8 + 0.001 * n, 7 + 0.001 * n)))
+    assert not any("of the variance" in text for text in wording.answer(read(tmp_path)))
 
 
 def test_the_factor_that_does_it_has_the_variance(tmp_path):

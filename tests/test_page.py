@@ -124,7 +124,10 @@ def test_the_page_answers_first_and_goes_on_in_order(page):
 def test_the_answer_is_what_the_verdicts_are(text):
     assert "2 claims of 1 sweep: 1 reproduced, 1 not reproduced." in text
     assert "Sweep cause, reproduced: \u201cDecoupled decay lowers the loss\u201d." in text
-    assert "Sweep cause: optimizer goes with 100% of the variance of held-out loss at the end; nothing else with 1%" in text
+    assert (
+        "Sweep cause: optimizer goes with 100% of the variance of held-out loss at the end (sd 1.04 nats); nothing else with 1%"
+        in text
+    )
     assert "What is decided rests on n = 3 seeds (too few for a p-value under 0.05: intervals decide)." in text
     assert "Of 12 runs, 12 done." in text
 

@@ -198,3 +198,10 @@ def test_welch_covers_at_unequal_spreads():
 def test_the_exact_p_is_under_five_percent_in_at_most_five_percent_of_draws_without_effect():
     draws = np.random.default_rng(3).normal(0, 1, size=(1000, 6))
     assert np.mean([stats.one_sample(x).p < 0.05 for x in draws]) < 0.05 + THREE_SIGMA
+
+
+def test_the_provable_margin_is_proved_in_four_of_five_cases_without_a_difference():
+    rng, n = np.random.default_rng(5), 6
+    margin = stats.Estimate(n, 0.0, 1 / math.sqrt(n), n - 1.0, 1.0, "sign-flip").provable_margin(0.05)
+    proved = [stats.one_sample(rng.normal(size=n)).tost(margin) < 0.05 for _ in range(1000)]
+    assert 0.72 < np.mean(proved) < 0.88  # the spread is estimated, too

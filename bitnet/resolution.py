@@ -1,0 +1,39 @@
+"""The least that two values of a metric can differ by: what equal values over seeds are taken to hide."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from bitnet.columns import HOW, INTEGERS
+from bitnet.parts import value_at
+
+# Of numbers computed in fp32, which carries seven digits; relative to them, and absolute below 1.
+ROUNDING = 1e-6
+
+_WHOLE = INTEGERS | {"collapsed_at_end", "diverged"}
+_STEPS = {"onset_step", "duration_steps", "recovery_step"}
+_OF_CONTINUATIONS = frozenset(f"{how}_{share}" for how in HOW for share in ("distinct_1", "distinct_2", "seq_rep_4", "diversity"))
+# Shares, by the keys whose values' product is the number that they are shares of.
+_SHARES = {
+    _OF_CONTINUATIONS: ("probe.prompts", "probe.new_tokens"),
+    frozenset({"rep_16", "rep_32", "rep_128"}): ("probe.heldout_sequences", "seq_len"),
+}
+
+
+def count_step(metric: str, run: pd.Series) -> float | None:
+    """The step of a metric that is a count or a share of one, in this run: of whole numbers 1; None for real numbers.
+
+    Args:
+        run: a row of `bitnet.runs.Records.runs`.
+    """
+    if metric in _WHOLE:
+        return 1.0
+    interval = value_at(run["config"], "eval_every")
+    if interval and metric in _STEPS:
+        return float(interval)
+    if interval and metric == "collapsed_share":
+        return min(1.0, interval / run["steps"])
+    keys = next((keys for metrics, keys in _SHARES.items() if metric in metrics), None)
+    return None if keys is None else 1 / math.prod(value_at(run["config"], key) or 1 for key in keys)
