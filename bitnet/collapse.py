@@ -1,8 +1,9 @@
 """What kind of collapse an evaluation shows, and the course of it over a run. Reads run records only.
 
 A model that knows nothing sits at ln V, one that knows how frequent each token is at the corpus's unigram entropy H1; below H1
-it uses its context. H1 is of the training tokens: where these are few for the vocabulary, their frequencies reach less on held-out
-text (half a nat less from 300,000 tokens with V = 50,257), and a model may use its context above H1, too. An evaluation after warm-up is called
+it uses its context. H1 is of the training tokens: where these are few for the vocabulary, their frequencies reach less on
+held-out text (half a nat less from 300,000 tokens with V = 50,257), and a model may use its context above H1, too. An
+evaluation after warm-up is called
 
     flat logits   every token is about as likely: the logits have almost no spread, and the loss is nearer to ln V than to H1
     frequency     it repeats what is frequent: very few tokens are ever predicted, and the loss is not below H1
