@@ -108,13 +108,11 @@ def _switched(case: Case) -> str:
         return ""
     less, recovery = after["WD"].iloc[0], case.facts["recovery_step"]
     change = f"; at step {boundary:,.0f} weight decay went down to {less:g}, and "
-    onset, kind = case.facts["onset_step"], case.worst["kind"]
-    others = after[after["kind"] != kind]
-    if math.isnan(recovery) and case.last["kind"] != kind and len(others):
-        gone = f"{kind} had given way to {others['kind'].iloc[0]} by step {others['Step'].iloc[0]:,.0f}"
-        return f"{change}{gone}, at a held-out loss of {case.last['heldout_loss']:.2f} by step {case.last['Step']:,.0f}"
+    onset, kind = case.facts["onset_step"], case.last["kind"]
     if math.isnan(recovery):
-        return f"{change}the model is still collapsed at step {case.last['Step']:,.0f}"
+        still = f"{change}the model is still collapsed at step {case.last['Step']:,.0f}"
+        other = kind in COLLAPSED and kind != case.worst["kind"]
+        return f"{still}, as {kind}, at a held-out loss of {case.last['heldout_loss']:.2f}" if other else still
     return f"{change}the model was out of it by step {recovery:,.0f}" if recovery > boundary > onset else ""
 
 

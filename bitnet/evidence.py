@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from bitnet.claims import (
 from bitnet.collapse import is_warming
 from bitnet.errors import UserError, nearest
 from bitnet.parts import value_at
-from bitnet.resolution import ROUNDING, count_step
+from bitnet.resolution import is_count, least_step
 from bitnet.stats import Estimate, no_spread, one_sample, two_sample
 
 NOT_OVER = ("running", "queued", "missing")
@@ -194,8 +193,8 @@ class Side:
 
     name: its key in the claim (`arm`, `against`). sign: with which it enters the number of a seed. values: seed to number,
     of seeds whose every arm has one. arms: how many are averaged within a seed. silent: runs that are over and have no
-    number. incomplete: seeds of which an arm has no run. copied: whether an arm has the same losses throughout from two
-    seeds. resolution: the least by which two of its values can differ; None without one. counted: whether they are counts.
+    number. incomplete: seeds of which an arm has no run. courses: by seed the losses of the runs that have a number.
+    resolution: the least by which two of its values can differ; None where that is not known.
     """
 
     name: str
@@ -205,9 +204,8 @@ class Side:
     arms: int
     silent: tuple[str, ...]
     incomplete: tuple[int, ...]
-    copied: bool
+    courses: Mapping[int, list[bytes]]
     resolution: float | None
-    counted: bool
 
     def count(self, *statuses: str) -> int:
         """How many of its runs have one of these statuses."""
@@ -217,39 +215,29 @@ class Side:
 def _side(name: str, sign: int, runs: pd.DataFrame, claim: Seedwise, found: Evaluations) -> Side:
     arms = runs["arm_id"].nunique()
     by_seed: dict[int, dict[str, float | None]] = {}
+    courses: dict[int, list[bytes]] = {}
     silent, steps = [], []
-    courses: list[tuple[str, bytes]] = []
-    for _, run in runs.iterrows():
-        value = _number(claim, found, run)
-        by_seed.setdefault(int(run["seed"]), {})[run["arm_id"]] = value
+    for _, run in runs.sort_values("arm_id", kind="stable").iterrows():
+        seed, value = int(run["seed"]), _number(claim, found, run)
+        by_seed.setdefault(seed, {})[run["arm_id"]] = value
         if value is not None:
-            steps.append(_step(claim, found, run, value))
-            courses.append((run["arm_id"], found.course(run)))
+            steps.append(_step(claim, found, run))
+            courses.setdefault(seed, []).append(found.course(run))
         elif run["status"] not in NOT_OVER:
-            silent.append(f"seed {int(run['seed'])} of {name} ({run['status']})")
-    whole = {seed: list(found.values()) for seed, found in sorted(by_seed.items()) if len(found) == arms}
-    values = {seed: sum(found) / arms for seed, found in whole.items() if None not in found}
-    return Side(
-        name=name,
-        sign=sign,
-        runs=runs,
-        values=values,
-        arms=arms,
-        silent=tuple(silent),
-        incomplete=tuple(s for s in sorted(by_seed) if s not in whole),
-        copied=any(times > 1 for (_, losses), times in Counter(courses).items() if losses),
-        resolution=max(steps) / arms if steps else None,
-        counted=any(count_step(claim.metric, run) for _, run in runs.iterrows()),
-    )
+            silent.append(f"seed {seed} of {name} ({run['status']})")
+    whole = {seed: list(of.values()) for seed, of in sorted(by_seed.items()) if len(of) == arms}
+    values = {seed: sum(of) / arms for seed, of in whole.items() if None not in of}
+    incomplete = tuple(s for s in sorted(by_seed) if s not in whole)
+    resolution = max(steps) / arms if steps and None not in steps else None
+    return Side(name, sign, runs, values, arms, tuple(silent), incomplete, courses, resolution)
 
 
-def _step(claim: Seedwise, found: Evaluations, run: pd.Series, value: float) -> float:
-    """The least by which a claim's number of a run can differ from another one's."""
-    step = count_step(claim.metric, run)
-    if isinstance(claim, Change) and claim.relative:
-        since = abs(found.value(run, claim.metric, claim.since) or 1.0)
-        return max(step or 0.0, ROUNDING) / since
-    return step or ROUNDING * max(1.0, abs(value))
+def _step(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None:
+    """The least by which a claim's number of a run can differ from another one's; None where that is not known."""
+    moments = (claim.at, claim.since) if isinstance(claim, Change) else (claim.at,)
+    sizes = [abs(found.value(run, claim.metric, at) or 0.0) for at in moments]
+    step = least_step(claim.metric, run, max(sizes))
+    return step / sizes[-1] if step and isinstance(claim, Change) and claim.relative else step
 
 
 def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]) -> list[Side]:
@@ -289,9 +277,9 @@ class Reduced:
     """A claim's sides as one number a seed.
 
     numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. flat: sides (or `the difference`)
-    without any spread over two or more seeds. resolution: the least by which two values can differ, None where sides vary and
-    their difference, no count, does not. copied: sides of which runs of different seeds are the same. absent: seeds that some
-    side lacks, as a reader would say it.
+    without any spread over two or more seeds. resolution: the least by which two values can differ, None where that is not
+    known, and where sides vary and their difference, no count, does not. copies: which runs have the same losses throughout.
+    absent: seeds that some side lacks, as a reader would say it.
     """
 
     estimate: Estimate | None
@@ -299,7 +287,7 @@ class Reduced:
     paired: bool
     resolution: float | None
     flat: tuple[str, ...]
-    copied: tuple[str, ...]
+    copies: tuple[str, ...]
     absent: tuple[str, ...]
 
 
@@ -322,25 +310,40 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
     reduced = [_paired(group) for group in groups.values()]
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
-    resolution = max((side.resolution for side in of if side.resolution is not None), default=None)
+    known = [side.resolution for side in of if side.resolution is not None]
+    resolution = max(known) if len(known) == len(of) else None
     if len(reduced) == 1:
         numbers = reduced[0]
         if len(of) > 1 and not flat and no_spread(list(numbers.values()), scale):
             flat.append("the difference")
-            resolution = resolution if of[0].counted else None
+            resolution = resolution if is_count(claim.metric) else None
         judged = [x - offset_of(claim) for x in numbers.values()]
         estimate = one_sample(judged, scale, resolution) if judged else None
     else:
         numbers, (first, second) = {}, reduced
         both = list(first.values()), [-x for x in second.values()]
         estimate = two_sample(*both, resolution) if first and second else None
-    copied, absent = tuple(side.name for side in of if side.copied), _absent(of, groups.values(), seeds)
-    return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), copied, absent)
+    absent = _absent(of, groups.values(), seeds)
+    return Reduced(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _copies(of), absent)
 
 
 def offset_of(claim: AnyClaim) -> float:
     """What a claim's estimate lacks of the metric's own value: of a bound the distance to it is judged."""
     return claim.bound if isinstance(claim, Bound) else 0.0
+
+
+def _copies(of: Sequence[Side]) -> tuple[str, ...]:
+    """Which runs have the same losses throughout: those of several seeds of a side, of two sides those of each seed."""
+    told = []
+    for side in of:
+        courses = [tuple(c) for c in side.courses.values() if any(c)]
+        if len(set(courses)) < len(courses):
+            told.append(f"runs of different seeds of {side.name}")
+    for one, other in zip(of[::2], of[1::2], strict=False):
+        common = one.courses.keys() & other.courses.keys()
+        if common and all(any(one.courses[s]) and one.courses[s] == other.courses[s] for s in common):
+            told.append(f"the runs of {one.name} and {other.name}")
+    return tuple(told)
 
 
 def _paired(group: Sequence[Side]) -> dict[int, float]:

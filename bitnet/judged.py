@@ -29,6 +29,7 @@ from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
 from bitnet.evidence import ALIKE, NOT_OVER, Evaluations, varies
 from bitnet.keys import is_decisive
+from bitnet.parts import value_at
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
 
@@ -66,8 +67,8 @@ class Judged:
     """An experiment: its runs, and for a sweep what it claims, with a verdict each.
 
     folder: the sweep's, None for runs of no sweep. facts: `collapse.run_facts`. factors: levels by factor of a sweep whose
-    runs cross two or more of them completely, else empty. problem: why its claims could not be judged. kind: scale, length
-    and data of its runs as far as they set them apart from others of the folder. leading: whether its verdicts are the
+    runs cross two or more of them completely, else empty. problem: why its claims could not be judged. kind: scale, length,
+    data and overrides of its runs as far as they set them apart from others of the folder. leading: whether its verdicts are the
     sweep's.
     """
 
@@ -197,8 +198,8 @@ def _only(records: Records, sweep: str) -> Records:
 def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]:
     """Ids of the runs of each scale, data, length and set of typed overrides, unless the sweep's arms vary or its claims name it.
 
-    First the kind of which most arms have a run that is done, then the largest, then that which follows the sweep's file,
-    then that of most runs, then the newest.
+    First the kind of which most arms have a run that is done; then the largest scale; within one, that which follows the sweep's
+    file closest, then that of most runs.
     """
     keys = [o.partition("=")[0] for text in (sweep.get("arms") or {}).values() for o in shlex.split(text)]
     keys += sweep.get("grid") or {}
@@ -207,6 +208,8 @@ def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]
         sides = claim.values() if isinstance(claim, Mapping) else ()
         keys += [key for side in sides if isinstance(side, Mapping) for key in side]
     runs = runs.join(_typed(runs, keys))
+    runs = runs.assign(size=runs["steps"] * runs["tokens_per_step"] * runs["hidden_size"] ** 2)
+    runs["scale_size"] = runs.groupby(runs["scale"].fillna(""))["size"].transform("max")
     fixed = ["scale", *(column for column, (_, own) in ALIKE.items() if not varies(keys, own)), "typed"]
     of = runs[fixed].astype("object").where(runs[fixed].notna(), None)
     groups: dict[tuple[Any, ...], list[str]] = {}
@@ -219,23 +222,21 @@ def _kinds(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]
 
 def _typed(runs: pd.DataFrame, own: Sequence[str]) -> pd.DataFrame:
     """`typed`: each run's values of the keys that some run was given beside those of the sweep's file (`own`), where they
-    differ and can change a result. `beside`: whether the run itself was given one of them."""
+    differ and can change a result. `beside`: how many such keys, and the length, the run itself was given."""
     given = [{o.partition("=")[0].lstrip("+~") for o in overrides} for overrides in runs["overrides"]]
-    beside = {key for key in set().union(*given) - {*own, "seed", "scale", "steps"} if is_decisive(key)}
-    of = {key: level_of(runs, key) for key in sorted(beside)}
+    decisive = {key for key in set().union(*given) - {*own, "seed", "scale"} if is_decisive(key)}
+    of = {key: level_of(runs, key) for key in sorted(decisive - {"steps"})}
     differing = {key: values for key, values in of.items() if values.nunique() > 1}
     texts = [" ".join(f"{key}={values[run]}" for key, values in differing.items()) for run in runs.index]
-    return pd.DataFrame(
-        {"typed": texts, "beside": [not keys.isdisjoint(differing) for keys in given]}, runs.index, dtype="object"
-    )
+    return pd.DataFrame({"typed": texts, "beside": [len(keys & decisive) for keys in given]}, runs.index)
 
 
-def _weight(runs: pd.DataFrame) -> tuple[int, float, bool, int, str]:
-    """How many arms have a run that is done, about how much the largest run computes, whether all follow the sweep's file, how
-    many runs are done, and when the last began."""
-    size = runs["steps"] * runs["tokens_per_step"] * runs["hidden_size"] ** 2
+def _weight(runs: pd.DataFrame) -> tuple[int, float, int, int, float, str]:
+    """What orders kinds: how many arms have a run that is done; about how much the largest run of this scale computes; how few
+    overrides were typed beside the sweep's file; how many runs are done; the largest of these; when the last began."""
     done = runs["arm_id"][runs["status"] == "done"]
-    return done.nunique(), float(size.max()), not runs["beside"].any(), len(done), runs["started"].fillna("").astype(str).max()
+    began = runs["started"].fillna("").astype(str).max()
+    return done.nunique(), runs["scale_size"].max(), -runs["beside"].min(), len(done), runs["size"].max(), began
 
 
 def _label(column: str, value: Any) -> str:
@@ -277,9 +278,10 @@ def level_of(runs: pd.DataFrame, factor: str) -> pd.Series:
 
 def _effects(experiment: Judged, moment: str) -> Effects:
     runs, evaluations = experiment.records.runs, Evaluations(experiment.records.metrics)
-    if moment == "boundary" and len(parts := sorted(set((runs["boundary_step"] / runs["steps"]).round(3)))) > 1:
-        began = ", ".join(f"{part:g}" for part in parts)
-        return Effects(moment, problem=f"stage 2 begins at different parts of the run ({began} of its steps): no one moment")
+    begins = sorted({value_at(config, "wd.boundary") or 0.5 for config in runs["config"]})
+    if moment == "boundary" and len(begins) > 1:
+        parts = ", ".join(f"{part:g}" for part in begins)
+        return Effects(moment, problem=f"Stage 2 begins at different parts of the run ({parts} of its steps): no one moment")
     values = [evaluations.value(run, RESPONSE, moment) for _, run in runs.iterrows()]
     table = pd.DataFrame({f: level_of(runs, f) for f in experiment.factors}, runs.index)
     table = table.assign(seed=runs["seed"], **{RESPONSE: pd.Series(values, runs.index, dtype="float64")})

@@ -6,11 +6,9 @@ import math
 
 import pandas as pd
 
+from bitnet.claims import DERIVED
 from bitnet.columns import HOW, INTEGERS
 from bitnet.parts import value_at
-
-# Of numbers computed in fp32, which carries seven digits; relative to them, and absolute below 1.
-ROUNDING = 1e-6
 
 _WHOLE = INTEGERS | {"collapsed_at_end", "diverged"}
 _STEPS = {"onset_step", "duration_steps", "recovery_step"}
@@ -22,14 +20,26 @@ _SHARES = {
 }
 
 
-def count_step(metric: str, run: pd.Series) -> float | None:
-    """The step of a metric that is a count or a share of one, in this run: of whole numbers 1; None for real numbers.
+# Continuous functions of logits, written in full: computed in fp32, which carries seven digits.
+_CONTINUOUS = {"heldout_loss", "depth", "entropy_mean", "logit_std", *DERIVED}
+_ROUNDING = 1e-6
+
+
+def is_count(metric: str) -> bool:
+    """Whether values of a metric go by steps: counts, and shares of them."""
+    return metric in _WHOLE | _STEPS | {"collapsed_share"} or any(metric in metrics for metrics in _SHARES)
+
+
+def least_step(metric: str, run: pd.Series, size: float) -> float | None:
+    """The least by which two values of a metric about as large as `size` can differ in this run; None where it is not known.
 
     Args:
         run: a row of `bitnet.runs.Records.runs`.
     """
     if metric in _WHOLE:
         return 1.0
+    if metric in _CONTINUOUS:
+        return _ROUNDING * max(10.0, size)  # a small one may be what is left of two losses
     interval = value_at(run["config"], "eval_every")
     if interval and metric in _STEPS:
         return float(interval)

@@ -19,5 +19,5 @@ def clock(seconds: float) -> str:
 
 def significant(x: float, digits: int, *, sign: bool = False) -> str:
     """A number with so many digits that count: `0.0124`, `2.1e-08`, but `41,699` and not `4.17e+04`."""
-    form = ",.0f" if abs(x) >= 10**digits - 0.5 else f".{digits}g"
+    form = ",.0f" if abs(x) >= 10**digits - 0.5 else f",.{digits}g"
     return format(x, f"{'+' if sign else ''}{form}")

@@ -16,7 +16,7 @@ whatever the number of its claims and of its seeds.
   of six seeds is 2/64, so that to ask for a p would make the sixth seed harder to pass than the fifth.
 - Values without a spread over seeds are an alarm. Where the runs have the same losses throughout they are copies, and
   nothing is concluded. Where they are not (counts; models as flat as fp32 can tell), the values get the spread of values of
-  which one is a step off: the least there is beside none.
+  which one is a step off, the least there is beside none (`resolution.py`).
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
   are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
   by the outcome. Only a seed that was never run is left out.
@@ -190,10 +190,12 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Redu
 def _alarm(reduced: Reduced) -> str:
     """What is said of values that are the same from every seed."""
     alarm = f"no spread over seeds in {', '.join(reduced.flat)}"
-    if reduced.resolution is None or reduced.copied:
+    if reduced.resolution is None or reduced.copies:
         return f"{alarm}: are these different runs?"
-    judged = f"Judged as if one value were off by {number_text(reduced.resolution)}, the least that this metric can differ by"
-    return f"{alarm}, though the runs' losses differ. {judged}"
+    if reduced.paired and not stats.no_spread(list(reduced.numbers.values())):
+        return f"{alarm}; judged by the spread of the difference"
+    judged = f"judged as if one value were off by {number_text(reduced.resolution)}"
+    return f"{alarm}; {judged}, the least that this metric can differ by"
 
 
 def _notes(of: Sequence[Side]) -> list[str]:
@@ -258,8 +260,8 @@ def _blocked(of: Sequence[Side], reduced: Reduced) -> str | None:
         return reason
     if reduced.estimate is None:
         return f"no seed has all its runs: {'; '.join(reduced.absent)}"
-    if reduced.copied:
-        return f"{', '.join(reduced.copied)}: runs of different seeds have the same losses throughout, so they count as one run"
+    if reduced.copies:
+        return f"{' and '.join(reduced.copies)} have the same losses throughout, so they count as one run"
     if reduced.flat and reduced.resolution is None:
         return f"{', '.join(reduced.flat)}: the same to the last bit over all seeds, so they count as one run"
     return None

@@ -203,14 +203,31 @@ def variant(folder: Path, typed: str, seeds: tuple[int, ...], arm_id: str = "-25
         record.write_text(json.dumps(json.loads(record.read_text()) | {"sweep": folder.name}))
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_runs_with_an_override_beside_the_sweep_s_do_not_take_its_verdicts_over(tmp_path, seeds):
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2), (0, 1, 2, 3)])
+@pytest.mark.parametrize(
+    ("typed", "config"),
+    [
+        ("lr.peak=0.003", {"lr": {"kind": "constant", "peak": 0.003}}),
+        ("batch_size=8", {"batch_size": 8}),
+        ("steps=20000", {"steps": 20_000}),
+    ],
+)
+def test_runs_with_an_override_beside_the_sweep_s_do_not_take_its_verdicts_over(tmp_path, typed, config, seeds):
     pair(tmp_path / "s")
     declare(tmp_path / "s", FILE)
-    variant(tmp_path / "s", "lr.peak=0.003", seeds, "-fast", lr={"kind": "constant", "peak": 0.003})
+    variant(tmp_path / "s", typed, seeds, "-other", **config)
     leader, apart = read(tmp_path)
-    assert leader.verdicts[0].mean == pytest.approx(1.01) and "lr.peak=0.003" in apart.name
+    assert leader.verdicts[0].mean == pytest.approx(1.01)
     assert len(apart.records.runs) == 2 * len(seeds)
+
+
+def test_a_seed_that_was_given_the_file_s_own_value_is_one_of_its_runs(tmp_path):
+    pair(tmp_path / "s", seeds=2)
+    declare(tmp_path / "s", FILE)
+    variant(tmp_path / "s", "lr.peak=0.0015", (7,))
+    variant(tmp_path / "s", "lr.peak=0.003", (0, 1, 2, 3), "-fast", lr={"kind": "constant", "peak": 0.003})
+    leader, apart = read(tmp_path)
+    assert leader.verdicts[0].n == 3 and len(apart.records.runs) == 8
 
 
 def test_an_override_that_changes_no_result_parts_no_seeds(tmp_path):
@@ -292,7 +309,7 @@ def test_arms_whose_stage_2_begins_elsewhere_are_not_compared_at_their_boundarie
         config.write_text(yaml.safe_dump(values | {"wd": values["wd"] | {"boundary": 0.4}}))
     (found,) = read(tmp_path)
     boundary, end = found.effects
-    assert boundary.problem == "stage 2 begins at different parts of the run (0.4, 0.5 of its steps): no one moment"
+    assert boundary.problem == "Stage 2 begins at different parts of the run (0.4, 0.5 of its steps): no one moment"
     assert boundary.table is None and end.table is not None
 
 
