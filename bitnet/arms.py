@@ -22,8 +22,8 @@ from bitnet import branches, pool, scaling, slurm
 from bitnet.called import called
 from bitnet.claims import without_runs
 from bitnet.compose import Composer, choices, plain, without_hydra
-from bitnet.config import RunConfig, load
-from bitnet.errors import UserError
+from bitnet.config import RunConfig, knobs, load
+from bitnet.errors import UserError, nearest
 from bitnet.freeze import Queued, Resolved, freeze, resolve, say
 from bitnet.identity import digest, identity, source_key
 from bitnet.launching import SweepConfig
@@ -122,8 +122,8 @@ def sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: 
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
     composer = Composer(loader, master)
     composed = [composer.arm(a.overrides) for a in arms]
+    check_claims(config.sweep, arms, composed)
     queued = _enqueue_all(arms, composed, on_cluster)
-    tell_claims_without_runs(config.sweep, arms, composed)
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
     todo = [q for q in queued if not _is_left(q, config)]
@@ -162,20 +162,37 @@ def _enqueue_all(
     configs = [load(values) for values, _ in composed]
     overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
     # once before any data is prepared, which takes minutes, and once more, since two spellings can name the same data
-    _check_different([digest(identity(c, source_key(c))) for c in configs], overrides)
+    _check_different([digest(identity(c, source_key(c))) for c in configs], arms)
     resolved = [resolve(c, o, check_device=not on_cluster) for c, o in zip(configs, overrides, strict=True)]
-    _check_different([r.run_id for r in resolved], overrides)
+    _check_different([r.run_id for r in resolved], arms)
+    if configs[0].launcher.kind == "slurm" and any(not _is_final(r) for r in resolved):
+        slurm.check_answers()
     queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
     _branch(resolved, queued)
     return queued
 
 
-def tell_claims_without_runs(
+def check_claims(
     sweep: SweepConfig | None, arms: Sequence[Arm], composed: Sequence[tuple[dict[str, Any], dict[str, str]]]
 ) -> None:
-    """Say which claims of a sweep speak of runs that the command does not ask for: before they cost what others cost."""
+    """Say which claims of a sweep speak of what the command does not ask for: before they cost what others cost.
+
+    Raises:
+        UserError: a claim selects runs by a group or a key that no run can have.
+    """
     if sweep is None:
         return
+    groups = {"arm", *(group for _, options in composed for group in options)}
+    for name, claim in sweep.claims.items():
+        for side, selector in claim.selectors().items():
+            for key in () if isinstance(selector, str) else selector:
+                parent, _, leaf = key.rpartition(".")
+                known = knobs(parent) | (set() if parent else groups)
+                if leaf not in known:
+                    raise UserError(f"sweep.claims.{name}.{side}: {key}: no such group or key{nearest(leaf, known)}")
+    longest = max(values["steps"] for values, _ in composed)
+    if late := [name for name, claim in sweep.claims.items() if claim.latest_step() > longest]:
+        say(f"note: claims about steps beyond the last, {longest:,}: {', '.join(late)}; they stay inconclusive")
     runs = [(_written(arm) | {"arm": arm.name}, options, values) for arm, (values, options) in zip(arms, composed, strict=True)]
     if lacking := without_runs(sweep.claims, runs):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
@@ -187,13 +204,19 @@ def _written(arm: Arm) -> dict[str, str]:
     return {key_of(o): o.partition("=")[2].strip("'\"") for o in arm.written}
 
 
-def _check_different(ids: Sequence[str], overrides: Sequence[Sequence[str]]) -> None:
-    seen: dict[str, Sequence[str]] = {}
-    for run_id, its in zip(ids, overrides, strict=True):
+def _told(arm: Arm) -> str:
+    """An arm by its name, if it has one, and its overrides."""
+    own = f"[{' '.join(readable_overrides(arm.overrides, seed=True)) or 'defaults'}]"
+    return own if arm.name is None else f"'{arm.name}' {own}"
+
+
+def _check_different(ids: Sequence[str], arms: Sequence[Arm]) -> None:
+    seen: dict[str, Arm] = {}
+    for run_id, arm in zip(ids, arms, strict=True):
         if run_id in seen:
-            names = [" ".join(o) or "defaults" for o in (seen[run_id], its)]
-            raise UserError(f"two arms of the sweep resolve to the same run: [{names[0]}] and [{names[1]}]")
-        seen[run_id] = its
+            first, second = _told(seen[run_id]), _told(arm)
+            raise UserError(f"two arms of the sweep resolve to the same run: {first} and {second}")
+        seen[run_id] = arm
 
 
 def _branch(resolved: list[Resolved], queued: list[Queued]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m bitnet.check`: whether a run would compute what it should, before it does. Trains a few steps, keeps nothing."""
+"""`python -m bitnet.check`: whether a run would compute what it should, before it does. Trains a few steps, keeps no run."""
 
 from __future__ import annotations
 

@@ -88,6 +88,11 @@ class Claim(Part):
     published: str | float | None = None
     explained_by: list[str] = []
 
+    def latest_step(self) -> int:
+        """The last step that it names as such; 0 where it names none."""
+        moments = [getattr(self, key, 0) for key in ("at", "since")]
+        return max(int(m) for m in (0, *moments) if not isinstance(m, str))
+
     def selectors(self) -> dict[str, Selector]:
         """What selects its runs, by the key that it stands under."""
         keys = ("arm", "against", "other_arm", "other_against")

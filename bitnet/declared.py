@@ -72,10 +72,15 @@ def declared(folder: Path, runs: pd.DataFrame) -> Declaration:
     known = {name: n for name, at in since.items() if (n := int((finished < at).sum()))}
     notes = []
     if late:
+        different = [v for i, v in enumerate(own) if i == 0 or _claims(v) != _claims(own[i - 1])]
         notes.append(
             f"claims declared, changed or taken back after the first run began ({began.isoformat()}): {', '.join(late)}. The "
-            f"newest version, of {newest.get('at')}, is judged; sweep.json keeps all {len(every)}"
+            f"newest version, of {different[-1].get('at')}, is judged; sweep.json keeps all {len(different)}"
         )
+    over = _times(runs["finished"][~taken]).min()
+    if added := [seed for seed, at in _seeds_since(own).items() if at > over]:
+        listed = f"seed{'s' * (len(added) > 1)} {', '.join(map(str, added))}"
+        notes.append(f"{listed} added after the first run was over: where results decide how many, intervals are too narrow")
     if known:
         notes.append(
             f"{max(known.values())} of {len(runs)} runs had been finished for another sweep when claims were declared here: "
@@ -110,6 +115,15 @@ def _taken_back(every: _Versions) -> dict[str, pd.Timestamp]:
     for before, after in itertools.pairwise(every):
         gone |= {name: _time(after) for name in _claims(before) if name not in _claims(after)}
     return {name: at for name, at in gone.items() if name not in _claims(every[-1])}
+
+
+def _seeds_since(every: _Versions) -> dict[int, pd.Timestamp]:
+    """Each seed that a version names, and when it was first named."""
+    since: dict[int, pd.Timestamp] = {}
+    for version in every:
+        for seed in version["sweep"].get("seeds") or []:
+            since.setdefault(seed, _time(version))
+    return since
 
 
 def _claims(version: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -96,6 +96,10 @@ class SweepConfig(Part):
                 if arm is not None and arm not in self.arms:
                     hint = nearest(arm, list(self.arms))
                     raise ValueError(f"sweep.claims.{name}.{side}={arm}: no such arm of this sweep{hint}")
+            chosen = claim.selectors()
+            for one, other in (("arm", "against"), ("other_arm", "other_against")):
+                if other in chosen and chosen[one] == chosen[other]:
+                    raise ValueError(f"sweep.claims.{name}.{other}={chosen[other]}: the same runs as {one}; name others")
             unknown = [other for other in claim.explained_by if other not in self.claims]
             if unknown:
                 hint = nearest(unknown[0], list(self.claims))

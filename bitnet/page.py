@@ -311,10 +311,15 @@ def _samples(runs: pd.DataFrame, names: pd.Series) -> list[_Sample]:
     found = []
     for _, run in _in_order(runs, names).iterrows():
         held = _json(run["folder"], "samples.json")
-        texts = [{k: str(t.get(k, MISSING)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in _dicts(held)]
+        texts = [{k: _shown(t.get(k, MISSING)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in _dicts(held)]
         if texts:
             found.append(_Sample(f"{run['name']}, seed {run['seed']:.0f}", str(held.get("step", MISSING)), texts))
     return found
+
+
+def _shown(text: Any) -> str:
+    """A text in one paragraph: a collapsed model may write line breaks only, which would be empty paper."""
+    return str(text).replace("\n", "\u21b5 ")
 
 
 def _dicts(held: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -125,7 +125,7 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[As
     composer = Composer(hydra.config_loader, master)
     listed = arms.arms_of(hydra.config_loader, config, choices(master.hydra), master.hydra.sweeper.params, typed)
     composed = [composer.arm(arm.overrides) for arm in listed]
-    arms.tell_claims_without_runs(config.sweep, listed, composed)
+    arms.check_claims(config.sweep, listed, composed)
     each = zip(listed, composed, strict=True)
     return [Asked(load(values), arm.overrides, options, arm.name) for arm, (values, options) in each], True
 

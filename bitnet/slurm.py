@@ -165,12 +165,21 @@ def _max_array_size() -> int:
     return max(1, int(found[1]))
 
 
+def check_answers() -> None:
+    """Ask the cluster for its settings, before anything is written that waits for it.
+
+    Raises:
+        UserError: when there is no cluster that answers.
+    """
+    _ask("scontrol", "show", "config")
+
+
 def _ask(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()
-        raise UserError(f"launcher=slurm: {command[0]} does not answer: {said}") from None
+        raise UserError(f"launcher=slurm: {command[0]} does not answer: {'; '.join(said.splitlines())}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- waiting

@@ -111,9 +111,9 @@ def measured(claim: AnyClaim) -> str:
         relation = "above" if claim.expected == "higher" else "below"
         where = selector_text(claim.arm)
         return f"rank correlation of {claim.metric} and {claim.other}, {where}: {relation} {short(claim.bound)}"
-    what = claim.metric if claim.metric in RUN_FACTS else f"{claim.metric} at {claim.at}"
+    what = claim.metric if claim.metric in RUN_FACTS else f"{claim.metric} at {moment_text(claim.at)}"
     if isinstance(claim, Change):
-        return f"{what} less that at {claim.since}, {selector_text(claim.arm)}: {claim.expected}"
+        return f"{what} less that at {moment_text(claim.since)}, {selector_text(claim.arm)}: {claim.expected}"
     if isinstance(claim, Bound):
         relation = claim.expected.replace("_", " ")
         return f"{what}, {selector_text(claim.arm)}: {relation} {short(claim.bound)}"
@@ -121,6 +121,13 @@ def measured(claim: AnyClaim) -> str:
     if isinstance(claim, Interaction):
         text = f"({text}) less ({_less(claim.other_arm, claim.other_against)})"
     return f"{what}: {text}: {claim.expected}"
+
+
+def moment_text(at: int | float | str) -> str:
+    """A claim's moment; a number means the first evaluation from there on."""
+    if isinstance(at, str):
+        return at
+    return f"step {at:,.0f} (or the next evaluation)" if at >= 1 else f"{at:g} of the run (or the next evaluation)"
 
 
 def _less(arm: Selector, against: Selector) -> str:
@@ -154,6 +161,7 @@ def section(experiment: Judged) -> Section | None:
     }
     reasons = {
         "claims that": [v.says for v, _ in pairs],
+        "measured": [f"{measured(c)} {f'({both})' if (both := of_sides(v, c)) else ''}".rstrip() for v, c in pairs],
         "why": [v.why for v, _ in pairs],
         "warnings": ["; ".join(v.warnings) or MISSING for v, _ in pairs],
     }

@@ -295,6 +295,18 @@ def test_hydra_finds_the_plugins():
             "claims: {c: {kind: bound, says: x, metric: Loss, arm: a, expected: at_most, bound: 1, marign: 1}}",
             "sweep.claims.c.marign=1: no such key; did you mean 'margin'?",
         ),
+        (
+            "claims: {c: {kind: bound, says: x, metric: Loss, arm: {optimzer: adamw}, expected: at_most, bound: 1}}",
+            "sweep.claims.c.arm: optimzer: no such group or key; did you mean 'optimizer'?",
+        ),
+        (
+            "claims: {c: {kind: bound, says: x, metric: Loss, arm: {optimizer.decay_scop: all}, expected: at_most, bound: 1}}",
+            "sweep.claims.c.arm: optimizer.decay_scop: no such group or key; did you mean 'decay_scope'?",
+        ),
+        (
+            "claims: {c: {kind: contrast, says: x, metric: Loss, arm: a, against: a, expected: lower, margin: 1}}",
+            "sweep.claims.c.against=a: the same runs as arm; name others",
+        ),
     ],
 )
 def test_a_misspelt_key_of_a_sweep_s_file_is_named_with_the_right_one(tmp_path, capsys, written, said):

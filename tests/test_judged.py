@@ -129,6 +129,28 @@ def test_a_claim_that_was_taken_back_or_changed_to_and_fro_is_late(tmp_path):
     assert read(tmp_path)[0].declaration.late == ("more", "gone")
 
 
+def test_seeds_that_were_added_when_a_run_was_over_are_told(tmp_path):
+    pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    claims = {"more": CLAIM}
+    declared = [
+        {"at": at, "scale": None, "sweep": {"name": "s", "claims": claims, "seeds": seeds}}
+        for at, seeds in (("2024-12-31T00:00:00+00:00", [0, 1]), ("2025-01-03T00:00:00+00:00", [0, 1, 2]))
+    ]
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({"declared": declared}))
+    (found,) = read(tmp_path)
+    assert found.declaration.late == ()
+    assert found.declaration.notes[0].startswith("seed 2 added after the first run was over: where results decide how many")
+
+
+def test_versions_that_claim_the_same_are_one_of_them(tmp_path):
+    pair(tmp_path / "s")
+    other = {"more": CLAIM | {"margin": 0.1}}
+    days = [f"2025-02-0{i}T00:00:00+00:00" for i in range(1, 4)]
+    declare(tmp_path / "s", (days[0], {"more": CLAIM}), (days[1], other), (days[2], other))
+    note = read(tmp_path)[0].declaration.notes[0]
+    assert note.endswith(f"The newest version, of {days[1]}, is judged; sweep.json keeps all 2")
+
+
 def test_results_that_another_sweep_had_before_a_claim_was_declared_are_named(tmp_path):
     taken = {"taken_from": "other/x", "finished": "2025-01-05T00:00:00+00:00"}
     pair(tmp_path / "s", **taken)

@@ -177,6 +177,14 @@ def test_whatever_was_written_into_a_record_stays_text(tmp_path):
     assert _Page(source).text.count(NASTY) > 10
 
 
+def test_a_continuation_of_line_breaks_alone_can_be_seen(tmp_path):
+    run = make_run(tmp_path / "s", rows=rows(9, 8, 7))
+    texts = {"prompt": "To be", "greedy": "\n" * 3, "sampled": "or\nnot", "heldout": "or"}
+    (run / "samples.json").write_text(json.dumps({"step": 1, "samples": [texts]}))
+    text = _Page(report(tmp_path)).text
+    assert "\u21b5 \u21b5 \u21b5" in text and "or\u21b5 not" in text
+
+
 def test_an_investigation_that_is_not_over_is_a_page_too(tmp_path):
     folder = tmp_path / "s"
     for seed, status in enumerate(("running", "failed", "queued", "diverged")):

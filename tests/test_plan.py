@@ -299,6 +299,17 @@ def test_help_has_an_example(capsys):
     assert "python -m bitnet.plan sweeps=quickstart" in capsys.readouterr().out
 
 
+def test_a_claim_about_a_step_that_no_run_reaches_is_told(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    claim = "{kind: bound, says: x, metric: heldout_loss, arm: a, expected: at_most, bound: 1, at: 5000}"
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "# @package _global_\nsweep:\n  name: mine\n  question: x\n  arms: {a: wd=paper, b: wd=wd005}\n"
+        f"  claims: {{c: {claim}}}\n"
+    )
+    assert plan.main([*SMALL, "sweeps=mine", f"--config-dir={tmp_path}", "--no-measure"]) == 0
+    assert "claims about steps beyond the last, " in (said := capsys.readouterr().err) and ": c; they stay inconclusive" in said
+
+
 def test_claims_about_runs_that_are_not_asked_for_are_told_before_anything_is_trained(tmp_path, capsys):
     (tmp_path / "sweeps").mkdir()
     claim = "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: b159}, against: b, expected: lower, margin: 1}"

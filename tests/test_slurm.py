@@ -282,6 +282,15 @@ def test_what_it_cannot_do_is_said_before_any_work(cluster, monkeypatch, capfd):
     assert not list(Path("outputs").glob("*/*/run.json"))
 
 
+def test_a_cluster_that_does_not_answer_is_one_line_and_leaves_nothing(cluster, capfd):
+    broken = cluster.place / "scontrol"
+    broken.write_text("#!/bin/sh\necho 'scontrol: error: no controller' >&2\necho 'a second line' >&2\nexit 1\n")
+    assert train.main(["-m", "steps=20,21", *SMALL, "launcher=slurm"]) == 2
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "scontrol does not answer: scontrol: error: no controller" in said and "second line" in said
+    assert not list(Path("outputs").glob("*/*/run.json"))
+
+
 # ------------------------------------------------------------------------------------------- a job, as submitit runs it
 def job(folder: Path, place: Path, minutes: int = 60, requeues: int = 100) -> subprocess.Popen:
     """The process that SLURM would start for a run."""
