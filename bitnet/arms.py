@@ -151,7 +151,7 @@ def _declare(queued: list[Queued], sweep: SweepConfig, scale: str | None) -> Non
     declare(queued[0].folder.parent, {"sweep": said, "scale": scale})
 
 
-def _is_final(run: Queued) -> bool:
+def _is_final(run: Queued | Resolved) -> bool:
     return RunRecord(run.folder).read().get("status") in FINAL
 
 
@@ -182,14 +182,7 @@ def check_claims(
     """
     if sweep is None:
         return
-    groups = {"arm", *(group for _, options in composed for group in options)}
-    for name, claim in sweep.claims.items():
-        for side, selector in claim.selectors().items():
-            for key in () if isinstance(selector, str) else selector:
-                parent, _, leaf = key.rpartition(".")
-                known = knobs(parent) | (set() if parent else groups)
-                if leaf not in known:
-                    raise UserError(f"sweep.claims.{name}.{side}: {key}: no such group or key{nearest(leaf, known)}")
+    _refuse_unknown_keys(sweep, {"arm", *(group for _, options in composed for group in options)})
     longest = max(values["steps"] for values, _ in composed)
     if late := [name for name, claim in sweep.claims.items() if claim.latest_step() > longest]:
         say(f"note: claims about steps beyond the last, {longest:,}: {', '.join(late)}; they stay inconclusive")
@@ -197,6 +190,15 @@ def check_claims(
     if lacking := without_runs(sweep.claims, runs):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         say(f"note: claims about runs that this command does not ask for: {', '.join(lacking[:3])}{more}; they stay inconclusive")
+
+
+def _refuse_unknown_keys(sweep: SweepConfig, groups: set[str]) -> None:
+    named = [(f"{name}.{side}", of) for name, claim in sweep.claims.items() for side, of in claim.selectors().items()]
+    for place, key in ((place, key) for place, of in named if not isinstance(of, str) for key in of):
+        parent, _, leaf = key.rpartition(".")
+        known = knobs(parent) if parent else knobs() | groups
+        if leaf not in known:
+            raise UserError(f"sweep.claims.{place}: {key}: no such group or key{nearest(leaf, known)}")
 
 
 def _written(arm: Arm) -> dict[str, str]:

@@ -24,12 +24,13 @@ from tqdm import tqdm
 from bitnet.corpus import Corpus, Encode, Split, open_corpus, synthetic_tokens
 from bitnet.errors import UserError, is_of_disk
 from bitnet.files import sha256, sync_folder
+from bitnet.keys import OF_DATA
 from bitnet.sources import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.tokenizer import end_mark_id, fingerprint, gpt2, train_bpe
 
 FORMAT = 1  # raise it whenever the same configuration would give other tokens: old folders are then left alone
 SPLITS: tuple[Split, ...] = ("train", "heldout")
-NOT_CONTENT = {"cache", "order", "at_end", "paths", "heldout_paths"}  # files count by their hashes, not their places
+NOT_CONTENT = OF_DATA | {"cache", "paths", "heldout_paths"}  # files count by their hashes, not their places
 _MANY_UNKNOWN = 1e-3  # of the tokens: WikiText's token form says <unk> at one in fifty, a text about such texts now and then
 CHUNK_CHARACTERS = 4_000_000  # of text encoded at once: bounds the memory, keeps all cores busy
 _SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)")
@@ -165,8 +166,8 @@ def _build(
         f"data: {tallies['train'].tokens:,} training and {tallies['heldout'].tokens:,} held-out tokens, "
         f"vocabulary {vocab_size:,}, {time.monotonic() - started:.0f} s"
     )
-    unknown, tokens = (sum(getattr(tally, what) for tally in tallies.values()) for what in ("unknown", "tokens"))
-    if unknown > _MANY_UNKNOWN * tokens:
+    unknown = sum(tally.unknown for tally in tallies.values())
+    if unknown > _MANY_UNKNOWN * sum(tally.tokens for tally in tallies.values()):
         say(
             f"note: this text says '<unk>' {unknown:,} times, as the token form of WikiText does: easily learned, it makes up "
             "for much else in a loss; the raw form has the words themselves"

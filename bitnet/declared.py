@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from bitnet.units import numbered
+
 _Versions = Sequence[Mapping[str, Any]]
 
 
@@ -79,7 +81,7 @@ def declared(folder: Path, runs: pd.DataFrame) -> Declaration:
         )
     over = _times(runs["finished"][~taken]).min()
     if added := [seed for seed, at in _seeds_since(own).items() if at > over]:
-        listed = f"seed{'s' * (len(added) > 1)} {', '.join(map(str, added))}"
+        listed = numbered("seed", added)
         notes.append(f"{listed} added after the first run was over: where results decide how many, intervals are too narrow")
     if known:
         notes.append(

@@ -27,8 +27,9 @@ from bitnet.claims import (
 from bitnet.collapse import is_warming
 from bitnet.errors import UserError, nearest
 from bitnet.parts import value_at
-from bitnet.resolution import is_count, least_step
+from bitnet.resolution import COUNTS, least_step
 from bitnet.stats import Estimate, no_spread, one_sample, two_sample
+from bitnet.units import numbered
 
 NOT_OVER = ("running", "queued", "missing")
 _LOSSES = ("Loss", "heldout_loss")  # no two runs of different seeds have the same ones throughout
@@ -218,10 +219,11 @@ def _side(name: str, sign: int, runs: pd.DataFrame, claim: Seedwise, found: Eval
     courses: dict[int, list[bytes]] = {}
     silent, steps = [], []
     for _, run in runs.sort_values("arm_id", kind="stable").iterrows():
-        seed, value = int(run["seed"]), _number(claim, found, run)
+        seed, operands = int(run["seed"]), _operands(claim, found, run)
+        value = None if operands is None else _number(claim, *operands)
         by_seed.setdefault(seed, {})[run["arm_id"]] = value
-        if value is not None:
-            steps.append(_step(claim, found, run))
+        if operands is not None and value is not None:
+            steps.append(_step(claim, run, operands))
             courses.setdefault(seed, []).append(found.course(run))
         elif run["status"] not in NOT_OVER:
             silent.append(f"seed {seed} of {name} ({run['status']})")
@@ -232,12 +234,24 @@ def _side(name: str, sign: int, runs: pd.DataFrame, claim: Seedwise, found: Eval
     return Side(name, sign, runs, values, arms, tuple(silent), incomplete, courses, resolution)
 
 
-def _step(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None:
-    """The least by which a claim's number of a run can differ from another one's; None where that is not known."""
+def _operands(claim: Seedwise, found: Evaluations, run: pd.Series) -> tuple[float, ...] | None:
+    """The metric at the claim's moment and, of a change, since when; None where the run lacks one."""
     moments = (claim.at, claim.since) if isinstance(claim, Change) else (claim.at,)
-    sizes = [abs(found.value(run, claim.metric, at) or 0.0) for at in moments]
-    step = least_step(claim.metric, run, max(sizes))
-    return step / sizes[-1] if step and isinstance(claim, Change) and claim.relative else step
+    values = tuple(v for at in moments if (v := found.value(run, claim.metric, at)) is not None)
+    return values if len(values) == len(moments) else None
+
+
+def _number(claim: Seedwise, value: float, since: float = 0.0) -> float | None:
+    """What a run's operands come down to; None for a share of nothing."""
+    if not isinstance(claim, Change) or not claim.relative:
+        return value - since
+    return None if since == 0 else (value - since) / abs(since)
+
+
+def _step(claim: Seedwise, run: pd.Series, operands: Sequence[float]) -> float | None:
+    """The least by which a claim's number of a run can differ from another one's; None where that is not known."""
+    step = least_step(claim.metric, run, max(map(abs, operands)))
+    return step / abs(operands[-1]) if step and isinstance(claim, Change) and claim.relative else step
 
 
 def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Sequence[str]) -> list[Side]:
@@ -259,16 +273,6 @@ def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Seq
     if isinstance(claim, Change) and claim.metric in RUN_FACTS:
         raise UserError(f"metric={claim.metric}: it is of a whole run and can't change within one; name a column")
     return [_side(name, sign, of, claim, found) for name, sign, of in chosen]
-
-
-def _number(claim: Seedwise, found: Evaluations, run: pd.Series) -> float | None:
-    value = found.value(run, claim.metric, claim.at)
-    if value is None or not isinstance(claim, Change):
-        return value
-    since = found.value(run, claim.metric, claim.since)
-    if since is None:
-        return None
-    return value - since if not claim.relative else None if since == 0 else (value - since) / abs(since)
 
 
 # ------------------------------------------------------------------------------------------------------------- estimate
@@ -316,7 +320,7 @@ def reduce(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> Re
         numbers = reduced[0]
         if len(of) > 1 and not flat and no_spread(list(numbers.values()), scale):
             flat.append("the difference")
-            resolution = resolution if is_count(claim.metric) else None
+            resolution = resolution if claim.metric in COUNTS else None
         judged = [x - offset_of(claim) for x in numbers.values()]
         estimate = one_sample(judged, scale, resolution) if judged else None
     else:
@@ -360,7 +364,7 @@ def _absent(of: Sequence[Side], groups: Any, seeds: Sequence[int]) -> tuple[str,
             there = {int(s) for s in side.runs["seed"]} - set(side.incomplete)
             missing = sorted(wanted - there)
             if missing:
-                lacking.append(f"{side.name} lacks seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}")
+                lacking.append(f"{side.name} lacks {numbered('seed', missing)}")
     return tuple(lacking)
 
 

@@ -29,7 +29,6 @@ from bitnet.declared import Declaration, declared, frozen, versions
 from bitnet.errors import UserError
 from bitnet.evidence import ALIKE, NOT_OVER, Evaluations, varies
 from bitnet.keys import is_decisive
-from bitnet.parts import value_at
 from bitnet.runs import Records
 from bitnet.verdicts import Verdict
 
@@ -278,9 +277,8 @@ def level_of(runs: pd.DataFrame, factor: str) -> pd.Series:
 
 def _effects(experiment: Judged, moment: str) -> Effects:
     runs, evaluations = experiment.records.runs, Evaluations(experiment.records.metrics)
-    begins = sorted({value_at(config, "wd.boundary") or 0.5 for config in runs["config"]})
-    if moment == "boundary" and len(begins) > 1:
-        parts = ", ".join(f"{part:g}" for part in begins)
+    if moment == "boundary" and runs["boundary"].nunique() > 1:
+        parts = ", ".join(f"{part:g}" for part in sorted(runs["boundary"].unique()))
         return Effects(moment, problem=f"Stage 2 begins at different parts of the run ({parts} of its steps): no one moment")
     values = [evaluations.value(run, RESPONSE, moment) for _, run in runs.iterrows()]
     table = pd.DataFrame({f: level_of(runs, f) for f in experiment.factors}, runs.index)

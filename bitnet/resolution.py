@@ -18,16 +18,10 @@ _SHARES = {
     _OF_CONTINUATIONS: ("probe.prompts", "probe.new_tokens"),
     frozenset({"rep_16", "rep_32", "rep_128"}): ("probe.heldout_sequences", "seq_len"),
 }
-
-
+COUNTS = _WHOLE.union(_STEPS, {"collapsed_share"}, *_SHARES)  # metrics whose values go by steps
 # Continuous functions of logits, written in full: computed in fp32, which carries seven digits.
 _CONTINUOUS = {"heldout_loss", "depth", "entropy_mean", "logit_std", *DERIVED}
 _ROUNDING = 1e-6
-
-
-def is_count(metric: str) -> bool:
-    """Whether values of a metric go by steps: counts, and shares of them."""
-    return metric in _WHOLE | _STEPS | {"collapsed_share"} or any(metric in metrics for metrics in _SHARES)
 
 
 def least_step(metric: str, run: pd.Series, size: float) -> float | None:

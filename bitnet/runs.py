@@ -131,7 +131,8 @@ def _row(folder: Path) -> dict[str, Any]:
         "seed": _number(record, "run.json", "seed"),
         "step": _number(record, "run.json", "step", default=math.nan),
         "steps": steps,
-        "boundary_step": _boundary_step(config, steps),
+        "boundary": (boundary := _boundary(config, steps)),
+        "boundary_step": boundary_step(boundary, int(steps)),
         "tokens_per_step": _number(config, "config.yaml", "batch_size") * _number(config, "config.yaml", "seq_len"),
         "metric": value_at(config, "probe.metric"),
         "contexts": _number(config, "config.yaml", "probe.contexts", default=math.nan),
@@ -152,11 +153,12 @@ def _row(folder: Path) -> dict[str, Any]:
     return row | _shape(config)
 
 
-def _boundary_step(config: dict[str, Any], steps: float) -> int:
+def _boundary(config: dict[str, Any], steps: float) -> float:
+    """The share of the run before stage 2."""
     boundary = _number(config, "config.yaml", "wd.boundary", default=0.5)
     if not (0 < boundary < 1 and math.isfinite(steps)):
         raise _Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is no place within a run")
-    return boundary_step(boundary, int(steps))
+    return boundary
 
 
 def _data_name(record: dict[str, Any], config: dict[str, Any]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def amount(size: float) -> str:
     """Bytes in the unit that suits them, decimal."""
@@ -21,3 +23,8 @@ def significant(x: float, digits: int, *, sign: bool = False) -> str:
     """A number with so many digits that count: `0.0124`, `2.1e-08`, but `41,699` and not `4.17e+04`."""
     form = ",.0f" if abs(x) >= 10**digits - 0.5 else f",.{digits}g"
     return format(x, f"{'+' if sign else ''}{form}")
+
+
+def numbered(what: str, numbers: Sequence[int]) -> str:
+    """`seed 3`; `seeds 3, 4` of several."""
+    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

@@ -161,7 +161,7 @@ def section(experiment: Judged) -> Section | None:
     }
     reasons = {
         "claims that": [v.says for v, _ in pairs],
-        "measured": [f"{measured(c)} {f'({both})' if (both := of_sides(v, c)) else ''}".rstrip() for v, c in pairs],
+        "measured": [f"{measured(c)} ({both})" if (both := of_sides(v, c)) else measured(c) for v, c in pairs],
         "why": [v.why for v, _ in pairs],
         "warnings": ["; ".join(v.warnings) or MISSING for v, _ in pairs],
     }

@@ -37,13 +37,15 @@ def make_run(
     status: str = "done",
     rows: Sequence[Row] | None = (),
     config: dict[str, Any] | None = None,
+    name: str | None = None,
     **record: Any,
 ) -> Path:
-    """One run folder below `folder`. `rows=None`: no metrics.csv; `config` and `record` replace keys in its files."""
+    """One run folder below `folder`. `rows=None`: no metrics.csv; `config` and `record` replace keys in its files; `name`: the
+    folder's, by default that of what tells the run from others."""
     choices = {"lr": "study", "optimizer": "adam_l2", "clip": "norm1", "smoothing": "none", "model": str(hidden)}
     choices |= dict(token.split("=") for token in arm.split(","))
     identity = f"{arm}-{hidden}-{steps}"
-    run = folder / f"{identity}-{seed}"
+    run = folder / (name or f"{identity}-{seed}")
     run.mkdir(parents=True)
     values = {
         "schema": 1,

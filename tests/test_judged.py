@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ CLAIM: dict[str, Any] = {
     "expected": "higher",
     "margin": 0.5,
 }
+FILE = ("2024-12-31T00:00:00+00:00", {"more": CLAIM})  # what a sweep claimed before its first run
 
 
 def losses(*values: float) -> list[Row]:
@@ -61,7 +61,7 @@ def crossed(folder: Path, seeds: int = 3) -> None:
 
 def test_a_sweep_is_judged_by_what_its_folder_declares(tmp_path):
     pair(tmp_path / "s")
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     (found,) = read(tmp_path)
     (verdict,) = found.verdicts
     assert (verdict.word, verdict.n) == ("reproduced", 3)
@@ -179,7 +179,7 @@ def test_results_that_another_sweep_had_before_a_claim_was_declared_are_named(tm
 def test_runs_of_another_length_scale_or_text_are_judged_apart(tmp_path, other, kind):
     own = {"started": "2025-01-02T00:00:00+00:00"}  # the newer, where neither is larger
     pair(tmp_path / "s", scale=None, data={"sha256": "beef"}, **own)
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     (alone,) = read(tmp_path)
     for arm in ("wd=paper", "wd=wd01"):
         record = {"data": {"sha256": "beef"}, "arm_id": f"{arm}-other", "step": 10_000} | other
@@ -209,20 +209,12 @@ def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
     assert not any("lacks seed" in w for e in (laptop, ci) for w in e.verdicts[0].warnings)
 
 
-FILE = ("2024-12-31T00:00:00+00:00", {"more": CLAIM})
-
-
 def variant(folder: Path, typed: str, seeds: tuple[int, ...], arm_id: str = "-256-10000", **config: Any) -> None:
     """Both arms of `pair` with an override beside them, whose loss is 3 lower."""
     for arm, seed in itertools.product(("wd=paper", "wd=wd01"), seeds):
         own = {"id": f"{arm}-{typed}-{seed}", "overrides": [arm, typed], "arm_id": f"{arm}{arm_id}"}
-        own |= {"started": "2025-03-01T00:00:00+00:00", "step": 10_000}
-        make_run(folder / typed, arm=arm, seed=seed, rows=losses(9, 8, 4 + 0.01 * seed), config=config, **own)
-    for run in (folder / typed).iterdir():
-        shutil.move(run, folder / f"{run.name}-{typed}")
-    (folder / typed).rmdir()
-    for record in folder.glob(f"*-{typed}/run.json"):
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"sweep": folder.name}))
+        own |= {"started": "2025-03-01T00:00:00+00:00", "step": 10_000, "name": own["id"]}
+        make_run(folder, arm=arm, seed=seed, rows=losses(9, 8, 4 + 0.01 * seed), config=config, **own)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2), (0, 1, 2, 3)])
@@ -319,7 +311,7 @@ def test_the_same_sweep_in_two_folders_is_two_experiments(tmp_path):
 
 def test_one_run_that_was_named_alone_does_not_judge_its_sweep(tmp_path):
     pair(tmp_path / "s")
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     (found,) = read(next((tmp_path / "s").glob("wd=paper*")))
     assert found.verdicts == () and len(found.records.runs) == 1
 
@@ -412,7 +404,7 @@ def test_a_torn_file_has_no_end(tmp_path):
 
 def test_runs_that_can_t_be_read_are_not_left_out(tmp_path):
     pair(tmp_path / "s", seeds=6)
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     assert read(tmp_path)[0].verdicts[0].word == "reproduced"
     for seed in (3, 4, 5):
         next((tmp_path / "s").glob(f"wd=paper*-{seed}/run.json")).write_text("{")
@@ -423,7 +415,7 @@ def test_runs_that_can_t_be_read_are_not_left_out(tmp_path):
 
 def test_runs_with_another_typed_override_are_judged_apart(tmp_path):
     pair(tmp_path / "s", apart=0.0)
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     word = read(tmp_path)[0].verdicts[0].word
     for seed in range(3):
         typed = {"overrides": ["wd=wd01", "batch_size=64"], "arm_id": "large", "id": f"large-{seed}"}
@@ -439,7 +431,7 @@ def test_runs_with_another_typed_override_are_judged_apart(tmp_path):
 
 def test_a_run_that_is_longer_does_not_speak_for_the_sweep(tmp_path):
     pair(tmp_path / "s", seeds=6)
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     make_run(tmp_path / "s", steps=50_000, status="failed")
     leader, apart = read(tmp_path)
     assert leader.verdicts[0].word == "reproduced" and len(apart.records.runs) == 1
@@ -453,13 +445,13 @@ def test_a_claim_can_t_explain_itself(tmp_path):
 
 def test_a_length_that_was_typed_beside_the_sweep_is_said(tmp_path):
     pair(tmp_path / "s", overrides=["steps=10000"])
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     assert "Run with steps=10000 typed over what the sweeps' files say." in wording.answer(read(tmp_path))
 
 
 def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):
     for arm in ("wd=paper", "wd=wd01"):
         make_run(tmp_path / "s", arm=arm, status="queued")
-    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM}))
+    declare(tmp_path / "s", FILE)
     (found,) = read(tmp_path)
     assert found.verdicts[0].word == "inconclusive" and found.verdicts[0].why.startswith("not yet")
