@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bitnet.errors import UserError
-from bitnet.overrides import refuse
-from bitnet.stopping import like_ctrl_c
-from bitnet.train import complain, composed, register_plugins
+from bitnet.cli.compose import compose_config, register_plugins
+from bitnet.cli.hydra_errors import complain
+from bitnet.cli.overrides import refuse
+from bitnet.common.console import command_name
+from bitnet.common.errors import UserError
+from bitnet.common.stopping import interrupt_on_signals
 
 _EPILOG = """examples:
-  bitnet-prepare                                              the default corpus (pydocs) and its tokenizer
-  bitnet-prepare data=wikitext103                             WikiText-103 with the tokenizer that the defaults name
-  bitnet-prepare data=wikitext2 tokenizer=gpt2                the study's corpus and tokenizer
-  bitnet-prepare data=text 'data.paths=[my/folder]' tokenizer.vocab_size=4096
+  {prepare}                                              the default corpus (pydocs) and its tokenizer
+  {prepare} data=wikitext103                             WikiText-103 with the tokenizer that the defaults name
+  {prepare} data=wikitext2 tokenizer=gpt2                the study's corpus and tokenizer
+  {prepare} data=text 'data.paths=[my/folder]' tokenizer.vocab_size=4096
 
 Give the data=, tokenizer= and recipe= overrides that the training command will have: what is prepared depends on them.
 Prepared twice, the same corpus is only checked."""
@@ -22,9 +24,9 @@ Prepared twice, the same corpus is only checked."""
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bitnet-prepare",
+        prog=command_name("prepare"),
         description="Read, tokenise and store a corpus as memory-mapped token files with a manifest.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(prepare=command_name("prepare")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, as for bitnet.train")
@@ -37,11 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     register_plugins()
     try:
         overrides = _parser().parse_args(argv).overrides
-        from bitnet import arms, data
+        from bitnet.cli import compose
+        from bitnet.data.prepared import prepare
 
-        config = arms.typed(composed(overrides))
-        with like_ctrl_c():
-            prepared = data.prepare(config.data, config.tokenizer)
+        config = compose.run_config(compose_config(overrides))
+        with interrupt_on_signals():
+            prepared = prepare(config.data, config.tokenizer)
     except UserError as error:
         return complain(error, sweeps=False)
     except KeyboardInterrupt:

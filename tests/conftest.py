@@ -16,9 +16,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bitnet.overrides import normalise
-from bitnet.paths import share
-from bitnet.train import register_plugins, search_path
+from bitnet.cli.compose import register_plugins, search_path
+from bitnet.cli.overrides import normalise
+from bitnet.common.paths import share
 
 
 @functools.cache

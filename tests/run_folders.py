@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from bitnet.columns import COLUMNS
+from bitnet.runs.columns import COLUMNS
 
 Row = dict[str, float]
 

@@ -63,10 +63,10 @@ def test_wheel_holds_the_package_its_data_and_nothing_else(wheel):
     expected = {p.relative_to(ROOT).as_posix() for p in sources()}
     expected |= {f"bitnet/_share/{p.relative_to(ROOT).as_posix()}" for p in shared()}
     assert names == expected
-    assert {"bitnet/published.csv", "bitnet/_share/conf/config.yaml", "bitnet/_share/sweeps/quickstart.yaml"} <= names
-    assert any(n.startswith("bitnet/plugins/hydra_plugins/") for n in names)
+    assert {"bitnet/analysis/published.csv", "bitnet/_share/conf/config.yaml", "bitnet/_share/sweeps/quickstart.yaml"} <= names
+    assert any(n.startswith("bitnet/sweep/plugins/hydra_plugins/") for n in names)
     # with an __init__.py the folder would hide every other package's Hydra plugins
-    assert "bitnet/plugins/hydra_plugins/__init__.py" not in names
+    assert "bitnet/sweep/plugins/hydra_plugins/__init__.py" not in names
 
 
 def test_sdist_holds_what_a_build_and_the_tests_need_and_no_run(dist):
@@ -87,7 +87,7 @@ def installed(wheel, tmp_path_factory) -> dict[str, str]:
 
 
 def test_installed_copy_finds_its_own_configuration(installed, tmp_path):
-    code = "from bitnet.paths import share; print(share())"
+    code = "from bitnet.common.paths import share; print(share())"
     result = run(sys.executable, "-c", code, env=installed, cwd=tmp_path)
     share = Path(result.stdout.strip())
     assert share == Path(installed["PYTHONPATH"]) / "bitnet" / "_share"
@@ -95,7 +95,7 @@ def test_installed_copy_finds_its_own_configuration(installed, tmp_path):
 
 
 def test_checkout_reads_its_own_configuration():
-    from bitnet.paths import share
+    from bitnet.common.paths import share
 
     assert share() == ROOT
 

@@ -22,8 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from run_folders import make_run, metrics_text
 
-from bitnet import heartbeat
-from bitnet.columns import COLUMNS, INTEGERS
+from bitnet.runs import heartbeat
+from bitnet.runs.columns import COLUMNS, INTEGERS
 
 SEEDS, SWEEPS, COURSES = 5, 4, 20  # runs of an arm; sweeps in the tree; different metrics.csv among the runs
 TARGETS = {"status": (2.0, None), "report": (20.0, 2.0)}  # seconds, GB

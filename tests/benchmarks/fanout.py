@@ -31,9 +31,9 @@ STEPS = 20
 # Loaded by every Python process at its start, by the name that Python looks for; acts in the one that runs are forked from.
 WATCH = """
 import json, os, sys, time
-if "bitnet.worker" in sys.orig_argv:
-    import bitnet.loop
-    real_train, real_update, at = bitnet.loop.train, bitnet.loop.Trainer.update, {}
+if "bitnet.launch.fork_server" in sys.orig_argv:
+    import bitnet.training.loop
+    real_train, real_update, at = bitnet.training.loop.train, bitnet.training.loop.Trainer.update, {}
     os.register_at_fork(after_in_child=lambda: at.update(fork=time.monotonic()))
     def update(self, step):
         result = real_update(self, step)
@@ -45,7 +45,7 @@ if "bitnet.worker" in sys.orig_argv:
         used, first = time.process_time() - before, at["step"] - at["fork"]
         (record.folder / ".watched").write_text(json.dumps([used, first]))
         return outcome
-    bitnet.loop.train, bitnet.loop.Trainer.update = train, update
+    bitnet.training.loop.train, bitnet.training.loop.Trainer.update = train, update
 """
 
 

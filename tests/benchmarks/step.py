@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitnet import optim
-from bitnet.config import ClipConfig, ModelConfig, OptimizerConfig, QuantConfig, RegularizerConfig, SmoothingConfig
-from bitnet.loop import LossWatch, Trainer
-from bitnet.model import BitNet, rotate
+from bitnet.config.run import ClipConfig, ModelConfig, OptimizerConfig, QuantConfig, RegularizerConfig, SmoothingConfig
+from bitnet.model.transformer import BitNet, rotate
+from bitnet.training import optim
+from bitnet.training.loop import LossWatch, Trainer
 
 VOCABULARY, BATCH, LENGTH, ROUNDS, STEPS = 8192, 4, 32, 15, 10
 
@@ -65,7 +65,7 @@ class Reference(nn.Module):
 
 
 class RandomBatches:
-    """Stands in for `bitnet.batches.Batches`."""
+    """Stands in for `bitnet.data.batches.Batches`."""
 
     def __init__(self) -> None:
         self.windows = torch.randint(0, VOCABULARY, (256, BATCH, LENGTH + 1)).numpy()
@@ -79,7 +79,7 @@ def trainer(h: int) -> Trainer:
     model = BitNet(c, QuantConfig(weights="ternary", activations="int8"), VOCABULARY, LENGTH)
     return Trainer(
         model=model,
-        optimizer=optim.build(model, OptimizerConfig(kind="adam_l2")),
+        optimizer=optim.build_optimizer(model, OptimizerConfig(kind="adam_l2")),
         batches=RandomBatches(),
         probe=None,
         lr=lambda s: 1e-3,

@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bitnet import checkpoint  # noqa: E402 (found through the line above)
-from bitnet.columns import COLUMNS  # noqa: E402
+from bitnet.runs.columns import COLUMNS  # noqa: E402
+from bitnet.training import checkpoint  # noqa: E402 (found through the line above)
 
 DATA = ["data=synthetic", "data.tokens=400000", "data.heldout_tokens=2000", "probe.heldout_sequences=4"]
 SMALL = [*DATA, "model=tiny", "threads=1"]

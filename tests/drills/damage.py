@@ -45,11 +45,11 @@ def cut_short(calm: Path, left: Path) -> Path:
 
 def go_on(folder: Path) -> str:
     """Execute the run in this process; returns what it said."""
-    from bitnet import run
+    from bitnet.training import execute
 
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        run.execute(folder)
+        execute.execute(folder)
     return said.getvalue()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import Drill, start
 
-from bitnet.data import open_prepared
+from bitnet.data.prepared import open_prepared
 
 PROCESSES = 16
 

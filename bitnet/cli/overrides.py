@@ -1,0 +1,177 @@
+"""The command line: flags apart from overrides, these as people type them, and errors that name the nearest name."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bitnet.cli.hydra_internals import arguments_parser
+from bitnet.common.errors import UserError, suggestion
+from bitnet.common.paths import share
+
+# What says where and how a run is carried out, not what it computes; left out of names and labels.
+SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
+
+SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep", "checkpoint.branch"}
+
+
+# Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
+_PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
+
+
+# What Hydra would read as a number or a truth value, and then refuse as the name of an option.
+_BARE = re.compile(r"(?<![\w.'\"-])(-?\d[\w.+-]*|(?i:true|false|nan|inf))(?![\w.'\"-])")
+
+_NULL = {"", "null"}
+
+
+def refuse(message: str) -> NoReturn:
+    """What an argument parser does about an error, in place of its own eight lines."""
+    raise UserError(f"{message}; see --help")
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str], bool]:
+    """Overrides, Hydra's flags with their values, and whether those ask for a sweep, from a line in any order.
+
+    Raises:
+        UserError: for a flag that Hydra doesn't know, or one without its value.
+    """
+    parser = arguments_parser()
+    parser.error = refuse
+    known, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such flag, see --help{suggestion(unknown[0], parser._option_string_actions)}")
+    flags = list(arguments)
+    for override in known.overrides:
+        flags.remove(override)
+    return known.overrides, flags, known.multirun
+
+
+def groups(own: Path | None = None) -> dict[str, list[str]]:
+    """Config groups and their options, those of the folder `own` (`--config-dir`) among them."""
+    tops = [share() / "conf", *([] if own is None else [own])]
+    found: dict[str, set[str]] = {}
+    for folder in [*(p for top in tops for p in top.iterdir() if p.is_dir()), share() / "sweeps"]:
+        options = {f.stem for f in folder.glob("*.yaml") if not f.stem.startswith("_")}
+        if folder.name != "hydra" and options:
+            found.setdefault(folder.name, set()).update(options)
+    return {name: sorted(options, key=numbers_first) for name, options in sorted(found.items())}
+
+
+def numbers_first(option: str) -> tuple[bool, int, str]:
+    return (not option.isdigit(), int(option) if option.isdigit() else 0, option)
+
+
+def key_of(override: str) -> str:
+    """The key of `key=value`, without Hydra's prefixes."""
+    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def quote(value: str) -> str:
+    """A value as Hydra's grammar writes a string; one that is quoted, a list or an interpolation stays as it is."""
+    if value[0] in "'\"[$":
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def normalise(override: str) -> str:
+    """Quote what Hydra would misread: numbers among a group's options, and paths.
+
+    `model=256,512` means the files 256.yaml and 512.yaml, which Hydra itself reads as integers and refuses.
+
+    Raises:
+        UserError: for a group without one plain option, a named sweep by another key or two at once, an empty path, or no key.
+    """
+    if "=" not in override or override.startswith("-"):
+        return override
+    key, value = override.split("=", 1)
+    name = key_of(override)
+    if not name:
+        raise UserError(f"{override}: not an override; write KEY=VALUE")
+    if name in _PATH_KEYS:
+        return f"{key}={_path(name, value)}"
+    if name == "sweep" and value.lower() not in _NULL and value[0] != "{":
+        named = groups()["sweeps"]
+        meant = f"sweeps={value}" if value in named else f"sweeps=NAME{suggestion(value, named)}"
+        raise UserError(f"sweep={value}: a named sweep is asked for by {meant}")
+    if name not in groups() or key.startswith("~"):
+        return override
+    if name == "sweeps" and value.lower() == "null":
+        return "~sweeps"  # the default, which Hydra's grammar can't say
+    return f"{key}={_options(name, value)}"
+
+
+def _path(name: str, value: str) -> str:
+    if not value.strip("'\" "):
+        raise UserError(f"{name}={value}: a path is needed")
+    return value if value.lower() == "null" else quote(value)
+
+
+def _options(name: str, value: str) -> str:
+    """The options of a group, each as a string."""
+    if name == "sweeps" and "," in value:
+        raise UserError(f"sweeps={value}: one named sweep at a time; run the command once for each")
+    if value[:1] in {"[", "{"} or any(v.strip().lower() in _NULL for v in value.split(",")):
+        raise UserError(f"{name}={value}: one option of the group is needed; allowed are {', '.join(groups()[name])}")
+    return _BARE.sub(r"'\1'", value)
+
+
+def with_multirun(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with Hydra's mode for several runs where they name a sweep."""
+    return [*overrides, *(["hydra.mode=MULTIRUN"] if names_a_sweep(overrides) else [])]
+
+
+def names_a_sweep(overrides: Iterable[str]) -> bool:
+    """Whether the overrides name a sweep and leave Hydra's mode to it."""
+    typed = {key_of(o): o.partition("=")[2] for o in overrides}
+    return typed.get("sweeps", "").lower() not in _NULL and "hydra.mode" not in typed
+
+
+def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
+    """Refuse what only a single run can have, when a flag or an override asks for a sweep.
+
+    Raises:
+        UserError: for a run to go on with, or several values of a path; a path that holds a comma can be quoted.
+    """
+    typed = {key_of(o): o.split("=", 1)[1] for o in overrides if "=" in o}
+    sweep = f"sweeps={typed['sweeps']}" if typed.get("sweeps", "").lower() not in _NULL else ""
+    if typed.get("hydra.mode", "").upper() == "MULTIRUN":
+        sweep = "hydra.mode=MULTIRUN"
+    cause = "-m" if multirun else sweep
+    if not cause:
+        return
+    if typed.get("resume", "").lower() not in _NULL:
+        raise UserError(f"resume={typed['resume']}: one run goes on, {cause} starts a sweep; leave one of the two out")
+    for key in sorted(_PATH_KEYS & typed.keys()):
+        if "," in typed[key] and typed[key][0] not in "'\"":
+            remedy = "run once for each, or quote a path with a comma: \"'A,B'\""
+            raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
+
+
+def note_repeated_keys(overrides: Iterable[str]) -> None:
+    """Say on stderr which keys are typed again with another value, of which Hydra takes the last without a word."""
+    values: dict[str, list[str]] = {}
+    for override in (o for o in overrides if "=" in o and not key_of(o).startswith("hydra")):
+        values.setdefault(key_of(override), []).append(override.split("=", 1)[1])
+    for key, given in values.items():
+        if len(set(given)) > 1:
+            print(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts", file=sys.stderr)
+
+
+def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:
+    """Overrides as a person would type them, without those that say nothing of the result, with or without the seed."""
+    left_out = SESSION_KEYS | (set() if seed else {"seed"})
+    kept = (o for o in overrides if key_of(o) not in left_out and not key_of(o).startswith(("hydra", "launcher.")))
+    return [o.lstrip("+").replace("'", "") for o in kept]
+
+
+def starts_local_runs(overrides: list[str], flags: list[str]) -> bool:
+    """Whether the command is about to start runs by `launcher=local`: a guess, which saves two seconds where it is right."""
+    typed = {key_of(o): o.partition("=")[2] for o in overrides}
+    sweeping = "sweeps" in typed or typed.get("hydra.mode") == "MULTIRUN" or bool(flags)
+    plainly = set(flags) <= {"-m", "--multirun"} and "hydra/launcher" not in typed
+    return sweeping and plainly and typed.get("launcher", "local") == "local"

@@ -1,0 +1,1 @@
+"""What every package needs: errors, files, numbers as text, the console, signals. Imports no other package."""

@@ -1,0 +1,30 @@
+"""Numbers, bytes and seconds as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def format_bytes(size: float) -> str:
+    """Bytes in the unit that suits them, decimal."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as [h:]mm:ss."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+
+
+def format_significant(x: float, digits: int, *, sign: bool = False) -> str:
+    """A number with so many digits that count: `0.0124`, `2.1e-08`, but `41,699` and not `4.17e+04`."""
+    form = ",.0f" if abs(x) >= 10**digits - 0.5 else f",.{digits}g"
+    return format(x, f"{'+' if sign else ''}{form}")
+
+
+def format_list(what: str, numbers: Sequence[int]) -> str:
+    """`seed 3`; `seeds 3, 4` of several."""
+    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

@@ -1,0 +1,63 @@
+"""How runs are launched, and what a named sweep and its scale are, as typed, frozen parts of the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from bitnet.common.errors import suggestion
+from bitnet.config.base import ConfigModel, Seed, refuse_bool
+from bitnet.config.claims import AnyClaim, explains_itself
+
+# The sources of bitnet/published.csv, here since reading a table takes pandas, which a configuration does without.
+PublishedSource = Literal["phase1", "phase3", "phase4", "scaling", "track", "verification_example"]
+
+
+class SweepConfig(ConfigModel):
+    """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
+    what it claims (`claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
+    """
+
+    name: str
+    question: str
+    source: str = ""
+    published: list[PublishedSource] = []
+    arms: dict[str, str] = {}
+    grid: dict[str, list[str | int | float | bool]] = {}
+    seeds: list[Seed] = []
+    claims: dict[str, AnyClaim] = {}
+    includes: list[str] = []
+
+    @model_validator(mode="after")
+    def _claims_name_what_is_there(self) -> SweepConfig:
+        for name, claim in self.claims.items():
+            for side, selector in claim.selectors().items():
+                arm = selector if isinstance(selector, str) else selector.get("arm")
+                if arm is not None and arm not in self.arms:
+                    hint = suggestion(arm, list(self.arms))
+                    raise ValueError(f"sweep.claims.{name}.{side}={arm}: no such arm of this sweep{hint}")
+            chosen = claim.selectors()
+            for one, other in (("arm", "against"), ("other_arm", "other_against")):
+                if other in chosen and chosen[one] == chosen[other]:
+                    raise ValueError(f"sweep.claims.{name}.{other}={chosen[other]}: the same runs as {one}; name others")
+            unknown = [other for other in claim.explained_by if other not in self.claims]
+            if unknown:
+                hint = suggestion(unknown[0], list(self.claims))
+                raise ValueError(f"sweep.claims.{name}.explained_by={unknown[0]}: no such claim of this sweep{hint}")
+        if (wrong := explains_itself(self.claims)) is not None:
+            raise ValueError(wrong)
+        return self
+
+
+class ScaleConfig(ConfigModel):
+    """How much of a named sweep is run: its lengths times `steps`, its model sizes by `sizes`, its seeds (empty: its own)."""
+
+    name: str
+    steps: Annotated[float, BeforeValidator(refuse_bool), Field(gt=0, le=1)] = 1.0
+    sizes: dict[str, str] = {}
+    seeds: list[Seed] = []
+
+    def length(self, steps: int) -> int:
+        """A number of steps at this scale; at least 1."""
+        return max(1, round(self.steps * steps))

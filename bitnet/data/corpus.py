@@ -1,0 +1,38 @@
+"""Where training text comes from: Python's own documentation, the user's files, a hub dataset, or a synthetic chain.
+
+A `Corpus` says what determines its content (`fingerprint`) before it is read, and then yields texts, split by split.
+The order is fixed, so the same fingerprint always gives the same texts. Nothing here tokenises.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Split = Literal["train", "heldout"]
+
+Encode = Literal["lines", "documents"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A source of text.
+
+    `name`: short and readable, fit for a folder's name. `fingerprint`: what determines the content, as plain JSON.
+    `read(split, encode)`: the texts in order; with `lines` the non-empty lines, each with its blanks and its newline.
+    """
+
+    name: str
+    fingerprint: dict[str, Any]
+    read: Callable[[Split, Encode], Iterator[str]]
+
+
+def nonempty_lines(text: str) -> Iterator[str]:
+    """The lines of `text` that are more than white space, unchanged: leading blanks and the newline belong to a line.
+
+    This is how the study's loader saw its lines: a row of WikiText on the hub keeps both, and only then does the
+    training split give the 18,700 batches of 128 tokens that the study counts.
+    """
+    return (line for line in io.StringIO(text, newline="\n") if line.strip())

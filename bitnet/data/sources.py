@@ -1,0 +1,28 @@
+"""Where training text comes from: Python's own documentation, the user's files, a hub dataset, or a synthetic chain.
+
+A `Corpus` says what determines its content (`fingerprint`) before it is read, and then yields texts, split by split.
+The order is fixed, so the same fingerprint always gives the same texts. Nothing here tokenises.
+"""
+
+from __future__ import annotations
+
+from bitnet.config.data import HubData, PydocsData, TextData
+from bitnet.data.corpus import Corpus
+from bitnet.data.hub import hub_corpus
+from bitnet.data.pydocs import pydocs_corpus
+from bitnet.data.text_files import text_corpus
+
+
+def open_corpus(data: PydocsData | TextData | HubData) -> Corpus:
+    """The corpus that a text source describes.
+
+    Raises:
+        UserError: no paths, or a file that is missing, empty or not text. A hub is first asked when its texts are read.
+    """
+    match data:
+        case PydocsData():
+            return pydocs_corpus(data)
+        case TextData():
+            return text_corpus(data)
+        case HubData():
+            return hub_corpus(data)

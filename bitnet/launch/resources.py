@@ -1,0 +1,91 @@
+"""Many runs on this machine: a process for each, as many at once as there are GPUs or cores; and what one sees of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What this machine offers to runs: `jobs` at once, `threads` for each, on `devices` (empty: the CPU) x `slots`."""
+
+    jobs: int
+    threads: int
+    devices: tuple[str, ...]
+    slots: int
+
+
+def visible_gpus(count: int | None = None) -> tuple[str, ...]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES gives them.
+
+    `count`: how many torch sees; None: torch is asked here, which takes seconds where it isn't imported yet.
+    """
+    if SIMULATED_GPUS in os.environ:
+        return tuple(str(n) for n in range(int(os.environ[SIMULATED_GPUS])))
+    if count is None:
+        import torch
+
+        count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(n) for n in range(count)] if visible is None else visible.split(",")
+    return tuple(names[:count])
+
+
+def capacity(runs: int, device: str, jobs: int | None, jobs_per_gpu: int, count: int | None = None) -> Capacity:
+    """How many of `runs` go at once, and with what; `count` as for `gpus`.
+
+    On GPUs each run holds one, or one of `jobs_per_gpu` places on it. On the CPU as many run as there are cores, and the
+    cores are divided among them.
+    """
+    there = () if device == "cpu" else visible_gpus(count)
+    if device.startswith("cuda:"):
+        there = there[int(device.split(":")[1]) :][:1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    places = len(there) * jobs_per_gpu if there else cores
+    at_once = max(1, min(runs, places if jobs is None else jobs))
+    return Capacity(at_once, max(1, cores // at_once), there, jobs_per_gpu)
+
+
+def leases_folder() -> Path:
+    """Where GPU leases lie: one place for all of a user's controllers on this machine."""
+    return Path(tempfile.gettempdir()) / f"bitnet-leases-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
+_LEASE_SECONDS = 0.2  # between tries for a free GPU
+
+
+@contextlib.contextmanager
+def lease(devices: Sequence[str], slots: int, folder: Path) -> Iterator[str | None]:
+    """One of `devices`, held until the block or the process ends; None when there are none to hold.
+
+    A lease is a file lock, which the system releases with the process: a crashed run's GPU is free at once, and two
+    controllers on one machine share its GPUs without knowing of each other. `slots` leases fit on one device.
+    """
+    if not devices:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        for slot in range(slots):
+            for device in devices:
+                lock = FileLock(folder / f"gpu-{device}-{slot}.lock", timeout=0)
+                try:
+                    lock.acquire()
+                except Timeout:
+                    continue
+                try:
+                    yield device
+                finally:
+                    lock.release()
+                return
+        time.sleep(_LEASE_SECONDS)

@@ -1,0 +1,1 @@
+"""What a person reads: verdicts in words, tables as text, figures, the HTML page. Imports verdicts, analysis and theirs."""

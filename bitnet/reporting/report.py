@@ -1,0 +1,184 @@
+"""Tables from run folders: `python -m bitnet.report DIR...`.
+
+Reads run records from disk, prints what they say to the claims of their sweeps and the study's tables beside its published
+figures, and writes all of it as one HTML page, and each table as CSV and Parquet.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bitnet.analysis import grouping, published, tables, verification
+from bitnet.analysis.frames import Records, read_runs
+from bitnet.common.console import command_name
+from bitnet.common.errors import UserError
+from bitnet.reporting import text_layout, text_tables, wording
+from bitnet.verdicts import verdict
+from bitnet.verdicts.experiment import READ, Experiment, judge_experiments
+
+_NARROWEST, _USUAL = 80, 120  # columns of a terminal
+
+
+def save_text(text: str, file: Path, option: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{option} {file}: can't be written ({error.strerror}); name another file with {option}") from None
+
+
+def report(
+    dirs: Sequence[Path],
+    out: Path | None = None,
+    style: str = "plain",
+    html: Path | None = None,
+    figures: Path | None = None,
+) -> str:
+    """Write the page and the tables of the runs below `dirs` as files, and return the tables as text.
+
+    Args:
+        out: folder of the tables, `tables/` in the first of `dirs` by default.
+        style: a key of `bitnet.layout.FORMATS`.
+        html: the page's file, `report.html` in the first of `dirs` by default.
+        figures: folder for the page's figures as files, or None.
+    Raises:
+        UserError: a folder that is not there, is a file, holds no run, or can't be written.
+    """
+    for place in dirs:
+        if place.is_file():
+            raise UserError(f"{place}: is a file; give the folder of a run, or one that holds some")
+    if html is not None and html.is_dir():
+        raise UserError(f"--html {html}: is a folder; name a file")
+    records = read_runs(dirs, READ)
+    found = judge_experiments(records, dirs)
+    frames, sections = _all_tables(records, found, dirs)
+    folder = dirs[0] / "tables" if out is None else out
+    write_tables(frames, folder)
+    page_file = _write_page(found, dirs, folder, html, figures)
+    width = max(_NARROWEST, shutil.get_terminal_size((_USUAL, 24)).columns)
+    texts = [text_layout.render(section, style, width) for section in sections]
+    comment = "% " * (style == "latex")
+    texts.append(f"{comment}{len(frames)} tables as CSV and Parquet in {folder}")
+    return "\n".join([*texts, *([f"{comment}page: {page_file}"] if page_file is not None else [])])
+
+
+def _write_page(
+    found: Sequence[Experiment], dirs: Sequence[Path], folder: Path, html: Path | None, figures: Path | None
+) -> Path | None:
+    """The page's file, its figures written too where a folder is given for them; None where there is no run to write of."""
+    if not found:
+        return None
+    from bitnet.reporting.html_page import (  # matplotlib takes a second to import, which --help need not wait for
+        page_chapters,
+        page_figures,
+        render_page,
+    )
+
+    file = dirs[0] / "report.html" if html is None else html
+    chapters = page_chapters(found)
+    save_text(render_page(found, chapters, [f"{command_name('report')} {shlex.join(map(str, dirs))}"], folder), file, "--html")
+    if figures is not None:
+        for name, svg in page_figures(chapters).items():
+            save_text(svg, figures / name, "--figures")
+    return file
+
+
+def _all_tables(
+    records: Records, found: Sequence[Experiment], dirs: Sequence[Path]
+) -> tuple[dict[str, pd.DataFrame], list[text_layout.Section]]:
+    """Every table by its file name, with the experiment that a row is of, and what is printed of them."""
+    if not len(records.runs):
+        return _over_all(records, None)
+    theirs = published.match(records.runs)
+    groups = grouping.group_for_tables(records.runs, dirs)
+    parts, sections = [], []
+    if len(groups) > 1:
+        sections.append(text_tables.contents({name: len(ids) for name, ids in groups.items()}))
+    left = list(found)
+    for name, ids in groups.items():
+        here = [e for e in left if set(e.records.runs.index) <= set(ids)]
+        left = [e for e in left if e not in here]
+        # a run that several sweeps share has its arm's name in this one
+        part = here[0].records if len(here) == 1 and len(here[0].records.runs) == len(ids) else records.of(ids)
+        frames, own = _tables(part, theirs[theirs["arm_id"].isin(part.runs["arm_id"])])
+        for frame in frames.values():
+            frame.insert(0, "experiment", name)
+        parts.append(frames)
+        claims = [section for e in here if (section := wording.claims_section(e)) is not None]
+        sections += [text_tables.opening(name, len(ids), tables.shared_overrides(part.runs)), *claims, *own]
+    frames = {table: pd.concat([each[table] for each in parts], ignore_index=True) for table in parts[0]}
+    over_all, last = _over_all(records, theirs)
+    return frames | _judgements(found) | over_all, [*sections, *last]
+
+
+def _judgements(found: Sequence[Experiment]) -> dict[str, pd.DataFrame]:
+    """Verdicts, and effects of crossed sweeps, as tables; what a cell can't hold is JSON in it. Only those that have rows."""
+    claims, shares, contrasts = [], [], []
+    for experiment in found:
+        where = {"experiment": experiment.name, "folder": str(experiment.folder)}
+        if experiment.verdicts:
+            rows = verdict.rows(experiment.verdicts)
+            nested = [c for c in rows if rows[c].map(lambda cell: isinstance(cell, (dict, tuple))).any()]
+            claims.append(rows.assign(**{c: rows[c].map(json.dumps) for c in nested}, published=rows["published"].astype(str)))
+            claims[-1] = claims[-1].assign(**where)
+        for effect in experiment.effects:
+            if effect.table is not None and effect.contrasts is not None:
+                where |= {"moment": effect.moment}
+                shares.append(effect.table.assign(**where))
+                contrasts.append(effect.contrasts.assign(**where, per_seed=effect.contrasts["per_seed"].map(json.dumps)))
+    tables_of = {"claims": claims, "effects": shares, "contrasts": contrasts}
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables_of.items() if parts}
+
+
+def _tables(records: Records, theirs: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[text_layout.Section]]:
+    """The tables of one experiment by their file names, and what is printed of them; `theirs` as of `published.match`."""
+    found, metrics, arms = records.runs, records.metrics, tables.arms(records.runs)
+    frames = {
+        "tokens_by_step": tables.tokens_by_step(found, metrics, theirs),
+        "boundary": tables.around_boundary(found, metrics, theirs),
+        "parameters": tables.parameters(found),
+        "baseline": tables.baseline(found, metrics, theirs),
+        "learning": tables.learning(found, metrics),
+    }
+    sections = [
+        text_tables.tokens(frames["tokens_by_step"], arms, found),
+        text_tables.boundary(frames["boundary"], found),
+        text_tables.parameters(frames["parameters"]),
+        text_tables.baseline(frames["baseline"], found),
+        text_tables.learning(frames["learning"]),
+    ]
+    return frames, sections
+
+
+def _over_all(records: Records, theirs: pd.DataFrame | None) -> tuple[dict[str, pd.DataFrame], list[text_layout.Section]]:
+    """The tables that span experiments: the verification plan, and what is not done."""
+    found = records.runs
+    frames = {"not_done": tables.not_done(found, records.unreadable)}
+    again = int(found["also_in"].map(len).sum()) if len(found) else 0
+    sections = [text_tables.not_done(frames["not_done"], tables.statuses(found, records.unreadable), again)]
+    if theirs is not None:
+        frames["verification"] = verification.verification(found, records.metrics, theirs)
+        if len(frames["verification"]):
+            sections.insert(0, text_tables.verification(frames["verification"]))
+    return frames, sections
+
+
+def write_tables(frames: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Each frame as NAME.csv and NAME.parquet in `folder`.
+
+    Raises:
+        UserError: when that can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in frames.items():
+            frame.to_csv(folder / f"{name}.csv", index=False)
+            frame.to_parquet(folder / f"{name}.parquet", index=False)
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror}); name another folder with --tables") from None

@@ -1,0 +1,176 @@
+"""From a configuration to a run's folder: validated against machine and data, named after what it is, frozen.
+
+What `run.execute` does later depends on the folder alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from bitnet.common.errors import UserError
+from bitnet.common.files import write_atomically
+from bitnet.runs.folders import check_inside, checkpoints
+
+
+class RunLocked(UserError):
+    """Another process is working on the run."""
+
+
+@contextlib.contextmanager
+def lock_run(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
+    """Hold the run's lock, which the system releases with the process.
+
+    Raises:
+        Busy: when another process holds it and `wait` is not asked for.
+    """
+    check_inside(record.folder.resolve(), record.folder.resolve())  # before the lock, which is a file in it
+    try:
+        lock = FileLock(record.lock, timeout=-1 if wait else 0)
+        with lock:
+            yield
+    except Timeout:
+        raise RunLocked(f"{record.folder}: another process is working on this run") from None
+
+
+SCHEMA = 1
+
+
+# libyaml where it is there: ten times as fast
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_YamlDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+FINAL = ("done", "diverged")  # states with a result: not run again unless asked
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+# What a run is called and belongs to in the sweep that its folder lies in; the rest is the run's own, wherever it lies.
+_OWN_FACTS = {"label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "branch", "branch_at"}
+
+_OWN_FACTS |= {"created", "command"}
+
+
+def declare_sweep(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write down what a sweep asks and claims before its first run: `sweep.json`, which keeps every version with its time."""
+    path = folder / "sweep.json"
+    try:
+        versions = json.loads(path.read_text(encoding="utf-8"))["declared"]
+    except (OSError, ValueError, KeyError, TypeError):
+        versions = []
+    if not versions or {k: v for k, v in versions[-1].items() if k != "at"} != dict(facts):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"declared": [*versions, {"at": utc_now(), **facts}]}, indent=2) + "\n")
+
+
+class RunRecord:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def branches(self) -> Path:
+        """Checkpoints that other runs begin with."""
+        return self.folder / "branches"
+
+    @property
+    def place(self) -> str:
+        """The folder as seen from `out`: a sweep's runs may lie in the folders of several days."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint, 0 without one."""
+        return next((step for step, _ in checkpoints(self.checkpoints)), 0)
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    def read(self) -> dict[str, Any]:
+        """`run.json`; empty when there is none or it can't be read."""
+        try:
+            value = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def update(self, **facts: Any) -> dict[str, Any]:
+        """Set keys of `run.json`, keeping the others; how a run ended is on the disk on return."""
+        record = self.read() | facts
+        ended = record.get("status") not in {"queued", "running"}
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting=ended)
+        return record
+
+    def create(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """A queued run: its frozen configuration and what is known before it starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+        self.update(schema=SCHEMA, status="queued", reason=None, step=0, created=utc_now(), **facts)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Freeze the configuration."""
+        text = yaml.dump(dict(config), Dumper=_YamlDumper, sort_keys=False)
+        write_atomically(self.folder / "config.yaml", text, lasting=False)
+
+    def write_samples(self, step: int, samples: list[dict[str, str]]) -> None:
+        """Continuations of held-out prompts at the newest evaluation, as text."""
+        text = json.dumps({"step": step, "samples": samples}, indent=2, ensure_ascii=False)
+        write_atomically(self.folder / "samples.json", text + "\n", lasting=False)
+
+    def copy_results(self, other: RunRecord) -> None:
+        """Take over what another record of the same run holds: its evaluations and how it ended, its checkpoints not."""
+        for name in ("metrics.csv", "samples.json"):
+            if (other.folder / name).exists():
+                write_atomically(self.folder / name, (other.folder / name).read_text(encoding="utf-8"), lasting=False)
+        own = self.read()
+        theirs = {k: v for k, v in other.read().items() if k not in _OWN_FACTS}
+        write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": other.place}, indent=2) + "\n")
+
+    def clear(self) -> None:
+        """Remove a run's results."""
+        for place in (self.checkpoints, self.branches):
+            if place.exists():
+                shutil.rmtree(place)
+        for name in ("metrics.csv", "samples.json", "run.json", "error.txt", "log.txt"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def config(self) -> dict[str, Any]:
+        """`config.yaml` as plain values.
+
+        Raises:
+            UserError: when the folder holds none.
+        """
+        try:
+            values = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), _YamlLoader)
+        except (OSError, ValueError, yaml.YAMLError):
+            values = None
+        if not isinstance(values, dict):
+            raise UserError(f"resume={self.folder}: no readable config.yaml there; name the folder of a run")
+        return values
+
+
+def last_heldout_loss(folder: Path) -> float | None:
+    """A run's objective: its last held-out loss, None when it has none."""
+    return RunRecord(folder).read().get("final", {}).get("heldout_loss")

@@ -1,0 +1,62 @@
+"""Runs of a sweep that begin alike train their common steps once: a stage tree (Hippo, Shin et al. 2020).
+
+Two runs that differ in nothing but their schedules are one run until the schedules part. The later of them, the branch, goes
+on from what the earlier one, the trunk, saved there: with the bits that training it alone would give, since that is what
+resuming gives.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from bitnet.config.run import RunConfig
+from bitnet.runs import trunk
+from bitnet.runs.record import FINAL, RunRecord
+from bitnet.sweep import branching
+from bitnet.sweep.freeze import Queued, Resolved
+from bitnet.training import branches
+from bitnet.training.branches import Branch
+
+
+def record_branches(found: Sequence[Branch | None], records: Sequence[RunRecord]) -> None:
+    """Note in each `run.json` where its run begins, and at which steps others begin with it. For runs that are not at work.
+
+    What a run has promised stays so: another command may have runs that count on it.
+    """
+    at: dict[int, set[int]] = {}
+    for branch in found:
+        if branch is not None:
+            at.setdefault(branch.trunk, set()).add(branch.step)
+    known = [record.read() for record in records]
+    for place, (branch, record) in enumerate(zip(found, records, strict=True)):
+        if known[place].get("status") in FINAL:
+            continue
+        begins = None
+        if branch is not None:
+            begins = {"from": records[branch.trunk].place, "id": known[branch.trunk].get("id"), "step": branch.step}
+        before = {"branch": known[place].get("branch"), "branch_at": known[place].get("branch_at", [])}
+        facts = {"branch": begins, "branch_at": sorted(at.get(place, set()).union(before["branch_at"]))}
+        if facts != before:  # most runs share nothing, and need no second writing
+            record.update(**facts)
+
+
+def share_beginnings(resolved: list[Resolved], queued: list[Queued]) -> None:
+    """Let runs that begin alike train their common steps once."""
+    records = [RunRecord(q.folder) for q in queued]
+    left = [is_left_alone(q, r.config) for q, r in zip(queued, resolved, strict=True)]
+
+    def can_be_trunk(place: int, step: int) -> bool:
+        """A run that will not be at work again has to have kept the checkpoint."""
+        return not left[place] or trunk.kept_checkpoint(records[place], step) is not None
+
+    candidates = [
+        branches.Candidate(r.config, r.prepared.sha256, r.last_step, functools.partial(can_be_trunk, place))
+        for place, r in enumerate(resolved)
+    ]
+    branching.record_branches(branches.plan_branches(candidates), records)
+
+
+def is_left_alone(run: Queued, config: RunConfig) -> bool:
+    """Whether a launch leaves the run as it is: it is over, or failed and is not to be repeated."""
+    return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == "failed")

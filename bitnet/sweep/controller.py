@@ -1,0 +1,191 @@
+"""From a sweep to its arms: expand, compose, validate, freeze, launch those that are not finished, and count what came of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from bitnet.cli.compose import Composer, group_choices, run_config
+from bitnet.cli.overrides import quote, readable_overrides
+from bitnet.common.console import command_name, say
+from bitnet.common.errors import UserError
+from bitnet.config.identity import digest, identity, source_key
+from bitnet.config.run import RunConfig, load_config
+from bitnet.config.sweep import SweepConfig
+from bitnet.launch import local, slurm
+from bitnet.runs import trunk
+from bitnet.runs.provenance import provenance
+from bitnet.runs.record import FINAL, RunRecord, declare_sweep, last_heldout_loss
+from bitnet.sweep.branching import is_left_alone, share_beginnings
+from bitnet.sweep.check_claims import check_claims, written_overrides
+from bitnet.sweep.expand import Arm, expand_arms
+from bitnet.sweep.freeze import Queued, Resolved, freeze, resolve
+
+
+def run_sweep(
+    loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]
+) -> Any:
+    """Carry out a multirun: the body of the project's Hydra sweeper.
+
+    Raises:
+        UserError: before any work, when an arm can't be composed, is invalid, or equals another arm.
+        SystemExit: with code 1, at the end, when a run failed.
+    """
+    config = run_config(master)
+    arms = expand_arms(loader, config, group_choices(master.hydra), params, arguments)
+    on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
+    composer = Composer(loader, master)
+    composed = [composer.arm(a.overrides) for a in arms]
+    check_claims(config.sweep, arms, composed)
+    queued = _enqueue_all(arms, composed, on_cluster)
+    if config.sweep is not None:
+        _declare(queued, config.sweep, config.scale_name)
+    todo = [q for q in queued if not is_left_alone(q, config)]
+    say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
+    try:
+        returned = launcher.launch([[f"resume={quote(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
+    except KeyboardInterrupt:
+        begun = sum(RunRecord(q.folder).read().get("step", 0) > 0 for q in todo if not _is_final(q))
+        over = sum(map(_is_final, queued))
+        say(f"interrupted: {over} runs over, {begun} saved on their way, the rest not begun; the same command goes on")
+        raise
+    if todo and config.launcher.kind == "slurm" and not config.launcher.wait:
+        look = f"{command_name('status')} {shlex.quote(str(queued[0].folder.parent))}"
+        say(f"look on: {look}; the same command again submits what is missing")
+        return returned
+    trunk.remove_branch_checkpoints([q.folder for q in queued])
+    _summary(queued)
+    return returned
+
+
+def _declare(queued: list[Queued], sweep: SweepConfig, scale: str | None) -> None:
+    """Write down what the sweep claims, with the seeds and the scale that it is really run with."""
+    seeds = sorted({int(RunRecord(q.folder).read()["seed"]) for q in queued})
+    said = sweep.model_dump(mode="json") | {"seeds": seeds}
+    declare_sweep(queued[0].folder.parent, {"sweep": said, "scale": scale})
+
+
+def _is_final(run: Queued | Resolved) -> bool:
+    return RunRecord(run.folder).read().get("status") in FINAL
+
+
+def _enqueue_all(
+    arms: Sequence[Arm], composed: Sequence[tuple[dict[str, Any], dict[str, str]]], on_cluster: bool
+) -> list[Queued]:
+    """Validate all arms as they were composed, then freeze them; two that resolve to the same run are an error."""
+    configs = [load_config(values) for values, _ in composed]
+    overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
+    # once before any data is prepared, which takes minutes, and once more, since two spellings can name the same data
+    _check_different([digest(identity(c, source_key(c))) for c in configs], arms)
+    resolved = [resolve(c, o, check_device=not on_cluster) for c, o in zip(configs, overrides, strict=True)]
+    _check_different([r.run_id for r in resolved], arms)
+    if configs[0].launcher.kind == "slurm" and any(not _is_final(r) for r in resolved):
+        slurm.check_answers()
+    queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
+    share_beginnings(resolved, queued)
+    return queued
+
+
+def _told(arm: Arm) -> str:
+    """An arm by its name, if it has one, and its overrides."""
+    own = f"[{' '.join(readable_overrides(arm.overrides, seed=True)) or 'defaults'}]"
+    return own if arm.name is None else f"'{arm.name}' {own}"
+
+
+def _check_different(ids: Sequence[str], arms: Sequence[Arm]) -> None:
+    seen: dict[str, Arm] = {}
+    for run_id, arm in zip(ids, arms, strict=True):
+        if run_id in seen:
+            first, second = _told(seen[run_id]), _told(arm)
+            raise UserError(f"two arms of the sweep resolve to the same run: {first} and {second}")
+        seen[run_id] = arm
+
+
+def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
+    label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
+    return freeze(run, label=label, arm=arm.name, written=written_overrides(arm), choices=options, provenance=provenance())
+
+
+def freeze_one(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:
+    """Validate and freeze the one run that `config` describes; `options` has what each group chose.
+
+    Args:
+        here: whether the run is for this machine; if not, its device is not looked for.
+    Raises:
+        UserError: before anything of the run is written.
+    """
+    if here and config.launcher.kind == "slurm":
+        raise UserError("launcher=slurm: it submits sweeps, and this is a single run for this machine; add -m to submit it")
+    if config.scale is not None and config.sweep is None:
+        say(f"note: scale={config.scale.name} sizes sweeps; this run has model={options['model']} steps={config.steps}")
+    run = resolve(config, readable_overrides(overrides, seed=True), check_device=here)
+    return _freeze(run, Arm(None, tuple(overrides)), options)
+
+
+def launch_local(
+    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], at_once: int | None, per_gpu: int
+) -> list[JobReturn]:
+    """Run Hydra jobs in processes of their own on this machine: the body of the project's Hydra launcher.
+
+    Jobs of the project's sweeper name a frozen run each; those of another sweeper are frozen here first.
+    """
+    composer = Composer(loader, master)
+    folders = [_folder_of(composer, overrides, here=True) for overrides in jobs]
+    device = load_config(RunRecord(folders[0]).config()).device
+    codes = local.run_all(list(dict.fromkeys(folders)), device, at_once, per_gpu)
+    return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
+
+
+def launch_on_slurm(
+    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], parameters: Mapping[str, Any]
+) -> list[JobReturn]:
+    """Run Hydra jobs as SLURM jobs, frozen as in `launch_here`; what came of them is read from disk.
+
+    Args:
+        parameters: see `slurm.run_all`. Without `wait`, what is not over yet counts as failed.
+    """
+    composer = Composer(loader, master)
+    folders = [_folder_of(composer, overrides, here=False) for overrides in jobs]
+    slurm.run_all(folders, parameters)
+    return _returns(folders, jobs, {f for f in folders if RunRecord(f).read().get("status") not in FINAL})
+
+
+def _returns(folders: Sequence[Path], jobs: Sequence[Sequence[str]], failed: set[Path]) -> list[JobReturn]:
+    """What Hydra's sweepers get to see: each run's objective, or why it failed."""
+    returned = []
+    for folder, overrides in zip(folders, jobs, strict=True):
+        job = JobReturn(overrides=list(overrides), working_dir=str(folder))
+        reason = UserError(f"{folder}: {RunRecord(folder).read().get('reason')}") if folder in failed else None
+        job.status = JobStatus.COMPLETED if reason is None else JobStatus.FAILED
+        job.return_value = last_heldout_loss(folder) if reason is None else reason
+        returned.append(job)
+    return returned
+
+
+def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> Path:
+    given = {o.key_or_group: o.value() for o in composer.parser.parse_overrides(list(overrides)) if o.key_or_group == "resume"}
+    if "resume" in given:
+        return Path(str(given["resume"]))
+    values, options = composer.arm(overrides)
+    return freeze_one(load_config(values), overrides, options, here=here).folder
+
+
+def _summary(queued: list[Queued]) -> None:
+    """Counts by status from disk, each run that did not end well, and what to type next."""
+    records = [(q.folder, RunRecord(q.folder).read()) for q in queued]
+    counts = Counter(r.get("status", "missing") for _, r in records)
+    for folder, record in records:
+        if record.get("status") not in {"done"}:
+            say(f"{record.get('status', 'missing')}: {folder.name}: {record.get('reason')}")
+    say(", ".join(f"{n} {status}" for status, n in counts.items()))
+    say(f"tables: {command_name('report')} {shlex.quote(str(queued[0].folder.parent))}")
+    if set(counts) - set(FINAL):
+        raise SystemExit(1)

@@ -1,0 +1,104 @@
+"""`python -m bitnet.train`: the one training entry point, and the one place that knows Hydra.
+
+Composes the configuration, hands a single run to `run.py` and a sweep to `arms.py`, and turns what a user got wrong into one
+line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bitnet.cli.compose import group_choices
+from bitnet.cli.hydra_errors import complain
+from bitnet.cli.overrides import key_of
+from bitnet.common.console import command_name
+from bitnet.common.errors import UserError, is_disk_error, one_line
+from bitnet.config.run import load_config
+
+# as the user set it: `main` sets it too, for Hydra to hand errors over instead of printing them
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def task(cfg: DictConfig) -> float | None:
+    """One run; returns its last held-out loss."""
+    try:
+        return _run(cfg)
+    except (UserError, OmegaConfBaseException) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # recorded by the launcher, so that the other jobs go on
+        # an Exception would make Hydra print a line of its own first
+        raise SystemExit(complain(error)) from None
+
+
+def _run(cfg: DictConfig) -> float | None:
+    """The frozen run that `resume` names, or the one that `cfg` describes."""
+    from bitnet.cli import compose
+    from bitnet.sweep import controller
+
+    # as typed: an interpolation among them means a key of the run, and Hydra's own part has no such key
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    if cfg.resume is not None:
+        folder = Path(cfg.resume).expanduser().resolve()
+        _amend(cfg, folder, overrides)
+        return _execute(folder)
+    return _execute(controller.freeze_one(compose.run_config(cfg), overrides, group_choices(HydraConfig.get())).folder)
+
+
+def _execute(folder: Path) -> float | None:
+    """`run.execute`; in a single run, a failure that is on record is one line and exit code 1."""
+    from bitnet.common.console import say
+    from bitnet.runs.record import FINAL, RunRecord, last_heldout_loss
+    from bitnet.training import execute
+
+    alone = HydraConfig.get().mode != RunMode.MULTIRUN
+    try:
+        if alone and RunRecord(folder).read().get("status") in FINAL:
+            say(f"{folder}: finished before; overwrite=true, beside its own command, repeats it")
+            return last_heldout_loss(folder)
+        objective = execute.execute(folder)
+        if alone:
+            reason = RunRecord(folder).read().get("reason")
+            say(f"{folder}: {reason or 'done'}\ntables: {command_name('report')} {shlex.quote(str(folder))}")
+        return objective
+    except UserError:
+        raise
+    except Exception as error:
+        trace = folder / "error.txt"
+        if FULL_ERROR or not alone or not (trace.exists() or is_disk_error(error)):
+            raise
+        print(f"error: {one_line(error)}{'' if is_disk_error(error) else f' (traceback in {trace})'}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Go on with a frozen configuration: where and how often to save may be typed anew, any other change is an error."""
+    from bitnet.runs.record import RunRecord
+
+    record = RunRecord(folder)
+    frozen, made = OmegaConf.create(record.config()), record.read().get("choices", {})
+    amended = False
+    for key in map(key_of, overrides):
+        if key == "resume" or key.startswith(("hydra", "launcher")):
+            continue
+        if key in {"out", "overwrite"}:
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)} does not go with resume={folder}: a run goes on where it lies")
+        asked = HydraConfig.get().runtime.choices.get(key, OmegaConf.select(cfg, key))
+        there = made.get(key, OmegaConf.select(frozen, key))
+        if str(asked) == str(there):
+            continue
+        if key not in {"device", "checkpoint.every", "checkpoint.keep"}:
+            raise UserError(
+                f"{key}={asked}: the run at resume={folder} was frozen with {there}; leave it out, or start another run"
+            )
+        OmegaConf.update(frozen, key, asked)
+        amended = True
+    if amended:
+        record.write_config(load_config(OmegaConf.to_container(frozen)).model_dump(mode="json"))

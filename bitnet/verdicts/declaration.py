@@ -1,0 +1,141 @@
+"""What a sweep said of itself before its runs: the claims of `sweep.json`, since when each stands, and what was known by then."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bitnet.common.text import format_list
+
+_Versions = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a sweep says of itself: the newest version in its folder, at the scale of the runs that are judged.
+
+    sweep: as in a run's configuration (`question`, `arms`, `grid`, `seeds`, `claims`). scale: its name, None for none.
+    at: when this version was written, None where the folder has no `sweep.json`. late: claims that were added, changed or
+    taken back after the first of the runs began. known: claims that are younger than results which the sweep took over from
+    another one. notes: what a reader must know of it.
+    """
+
+    sweep: Mapping[str, Any]
+    scale: str | None = None
+    at: str | None = None
+    late: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def declared_versions(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """What the `sweep.json` of a folder holds, oldest first, and what is wrong with it."""
+    try:
+        found = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["declared"]
+        if all(isinstance(version["sweep"], dict) for version in found):
+            return list(found), None
+        return [], "sweep.json does not hold what a sweep declares"
+    except FileNotFoundError:
+        return [], "no sweep.json"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [], f"sweep.json can't be read ({type(error).__name__})"
+
+
+def frozen_sweeps(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """What runs were frozen with, the newest last."""
+    order = runs.assign(began=runs["started"].fillna("").astype(str)).sort_values("began", kind="stable")
+    return [config["sweep"] for config in order["config"] if isinstance(config.get("sweep"), dict)]
+
+
+def read_declaration(folder: Path, runs: pd.DataFrame) -> Declaration:
+    """What the sweep in `folder` declares for `runs`; without a `sweep.json`, what the newest of them was frozen with.
+
+    Args:
+        runs: of one scale, as of `bitnet.runs.Records.runs`.
+    """
+    every, problem = declared_versions(folder)
+    scale = runs["scale"].iloc[0] if len(runs) else None
+    if not every:
+        return _frozen(runs, scale, problem)
+    own = [version for version in every if version.get("scale") == scale] or every
+    newest = own[-1]
+    since = {name: _stands_since(own, name) for name in _claims(newest)}
+    taken = runs["taken_from"].notna()
+    began = _times(runs["started"][~taken]).min()
+    late = [name for name, at in since.items() if at > began]
+    late += [name for name, at in _taken_back(own).items() if at > began]
+    finished = _times(runs["finished"][taken])
+    known = {name: n for name, at in since.items() if (n := int((finished < at).sum()))}
+    notes = []
+    if late:
+        different = [v for i, v in enumerate(own) if i == 0 or _claims(v) != _claims(own[i - 1])]
+        notes.append(
+            f"claims declared, changed or taken back after the first run began ({began.isoformat()}): {', '.join(late)}. The "
+            f"newest version, of {different[-1].get('at')}, is judged; sweep.json keeps all {len(different)}"
+        )
+    over = _times(runs["finished"][~taken]).min()
+    if added := [seed for seed, at in _seeds_since(own).items() if at > over]:
+        listed = format_list("seed", added)
+        notes.append(f"{listed} added after the first run was over: where results decide how many, intervals are too narrow")
+    if known:
+        notes.append(
+            f"{max(known.values())} of {len(runs)} runs had been finished for another sweep when claims were declared here: "
+            f"{', '.join(known)}"
+        )
+    return Declaration(newest["sweep"], scale, newest.get("at"), tuple(late), tuple(known), tuple(notes))
+
+
+def _frozen(runs: pd.DataFrame, scale: str | None, problem: str | None) -> Declaration:
+    copies = frozen_sweeps(runs)
+    if not copies:
+        return Declaration({}, scale)
+    notes = [f"{problem}: the claims are those that the newest run was frozen with"] if copies[-1].get("claims") else []
+    if any((c.get("claims") or {}) != (copies[-1].get("claims") or {}) for c in copies):
+        notes.append("its runs were frozen with different claims")
+    return Declaration(copies[-1], scale, notes=tuple(notes))
+
+
+def _stands_since(every: _Versions, name: str) -> pd.Timestamp:
+    """When a claim was first declared as the newest version has it, and was never changed again."""
+    since = every[-1]
+    for version in reversed(every):
+        if _claims(version).get(name) != _claims(every[-1])[name]:
+            break
+        since = version
+    return _time(since)
+
+
+def _taken_back(every: _Versions) -> dict[str, pd.Timestamp]:
+    """Claims that the newest version lacks, and when they were last taken out."""
+    gone: dict[str, pd.Timestamp] = {}
+    for before, after in itertools.pairwise(every):
+        gone |= {name: _time(after) for name in _claims(before) if name not in _claims(after)}
+    return {name: at for name, at in gone.items() if name not in _claims(every[-1])}
+
+
+def _seeds_since(every: _Versions) -> dict[int, pd.Timestamp]:
+    """Each seed that a version names, and when it was first named."""
+    since: dict[int, pd.Timestamp] = {}
+    for version in every:
+        for seed in version["sweep"].get("seeds") or []:
+            since.setdefault(seed, _time(version))
+    return since
+
+
+def _claims(version: Mapping[str, Any]) -> Mapping[str, Any]:
+    return version["sweep"].get("claims") or {}
+
+
+def _time(version: Mapping[str, Any]) -> pd.Timestamp:
+    """When a version was written, NaT where it does not say."""
+    return pd.to_datetime(version.get("at"), errors="coerce", format="ISO8601", utc=True)
+
+
+def _times(texts: pd.Series) -> pd.Series:
+    return pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)

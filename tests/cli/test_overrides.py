@@ -1,0 +1,59 @@
+"""What people type by the names of other tools, and what they are told."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bitnet import train
+from bitnet.cli.overrides import normalise, note_repeated_keys, with_multirun
+
+_WD = "no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2"
+_DROPOUT = "no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer="
+MEANT = {
+    "sweep=quickstart": "sweep=quickstart: a named sweep is asked for by sweeps=quickstart",
+    "sweep=quickstrat": "sweep=quickstrat: a named sweep is asked for by sweeps=NAME; did you mean 'quickstart'?",
+    "weight_decay=0.1": f"weight_decay: {_WD}",
+    "optimizer.weight_decay=0.1": f"optimizer.weight_decay: {_WD}",
+    "dropout=0.1": f"dropout: {_DROPOUT}",
+    "model.dropout=0.1": f"model.dropout: {_DROPOUT}",
+}
+
+
+@pytest.mark.parametrize("typed", MEANT)
+def test_names_of_other_tools_lead_to_those_of_this_one(typed, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["bitnet-train"])
+    monkeypatch.chdir(tmp_path)
+    assert train.main([typed]) == 2
+    assert capsys.readouterr().err == f"error: {MEANT[typed]}\n"
+
+
+def test_a_sweeper_that_is_not_installed_is_named_with_its_package(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["bitnet-train"])
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["-m", "hydra/sweeper=nope"]) == 2
+    assert "pip install 'bitnet-ablation[search]' brings optuna" in capsys.readouterr().err
+
+
+def test_a_key_that_is_typed_again_with_another_value_is_said(capsys):
+    note_repeated_keys(["wd=paper", "seed=1", "+wd=wd005", "seed=1", "hydra.mode=RUN", "hydra.mode=MULTIRUN"])
+    assert capsys.readouterr().err == "note: wd is given 2 times; the last, wd=wd005, counts\n"
+
+
+def test_no_sweep_can_be_said_by_either_key():
+    assert normalise("sweep=null") == "sweep=null"
+    assert normalise("sweeps=null") == "~sweeps"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "added"),
+    [
+        (["sweeps=quickstart"], True),
+        (["sweeps=null", "seed=1"], False),
+        (["seed=1"], False),
+        (["sweeps=quickstart", "hydra.mode=RUN"], False),
+    ],
+)
+def test_a_named_sweep_is_several_runs_whatever_its_file_says(overrides, added):
+    assert with_multirun(overrides) == overrides + ["hydra.mode=MULTIRUN"] * added
