@@ -27,8 +27,8 @@ from bitnet.planning.request import Placement, RunRequest
 from bitnet.planning.warnings import Notice, check_folders, check_machine, few_seeds, machine_busy, merge_notices, same_runs
 from bitnet.runs.folders import folder_label, run_folder
 from bitnet.runs.record import FINAL, RunRecord
-from bitnet.runs.trunk import kept_checkpoint
-from bitnet.training import branches
+from bitnet.sweep.branching import candidate
+from bitnet.training.branches import plan_branches
 from bitnet.training.device import pick_device
 
 _GPT2_VOCABULARY = 50_257
@@ -245,7 +245,7 @@ def _branched(
     for number, a in enumerate(asked):
         sweeps[None if a.config.sweep is None else a.config.sweep.name].append(number)
     for members in sweeps.values():
-        plan = branches.plan_branches([_candidate(asked[m], tokens[m], runs[m]) for m in members])
+        plan = plan_branches([_candidate(asked[m], tokens[m], runs[m]) for m in members])
         for member, branch in zip(members, plan, strict=True):
             run = drawn[member]
             if branch is not None and not run.finished and not run.done:
@@ -254,18 +254,15 @@ def _branched(
                 drawn[member] = replace(run, state=state, done=branch.step, trunk=trunk)
     return drawn
 
-
-def _candidate(asked: RunRequest, tokens: Tokens, run: Forecast) -> branches.Candidate:
-    def can_be_trunk(step: int) -> bool:
-        """One that is over, or past that step, has to have kept the checkpoint."""
-        ahead = not run.finished and run.done < step
-        return ahead or (run.folder is not None and kept_checkpoint(RunRecord(run.folder), step) is not None)
-
-    data_sha256 = tokens.data.sha256 or source_key(asked.config)
-    return branches.Candidate(asked.config, data_sha256, run.steps or asked.config.steps, can_be_trunk)
+    # -------def _candidate(asked: RunRequest, tokens: Tokens, run: Forecast) -> Candidate:
+    data_sha256, last_step = tokens.data.sha256 or source_key(asked.config), run.steps or asked.config.steps
+    record = None if run.folder is None else RunRecord(run.folder)
+    return candidate(asked.config, data_sha256, last_step, record, ended=run.finished, saved=run.done)
 
 
-# ---------------------------------------------------------------------------------------------------------------- time
+---------------------------------------------------------------------------------------------------------time
+
+
 def _seconds(
     asked: Sequence[RunRequest], runs: Sequence[Forecast], shapes: Sequence[Shape], place: Placement, say: Callable[[str], None]
 ) -> list[float]:

@@ -1,4 +1,4 @@
-"""`python -m bitnet.plan`: what a training command would do, run by run, before it does it. Starts nothing, writes nothing."""
+"""What a command line asks for: its runs, as `train` would expand them, and where they would be carried out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bitnet.cli.compose import Composer, group_choices, search_path
+from bitnet.cli.compose import group_choices, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
 from bitnet.cli.hydra_internals import Hydra, initialized
 from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_multirun
@@ -18,6 +18,9 @@ from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
+from bitnet.sweep.check_claims import check_claims
+from bitnet.sweep.expand import expand
+from bitnet.sweep.sequence import with_sweep
 
 
 # ----------------------------------------------------------------------------------------------------------- composing
@@ -47,31 +50,20 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
 
 
 def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[RunRequest], bool]:
-    from bitnet.cli import compose
-    from bitnet.sweep import check_claims, expand
-
     sweeping = multirun or hydra.get_mode("config", written) == RunMode.MULTIRUN
     mode = RunMode.MULTIRUN if sweeping else RunMode.RUN
     master = hydra.compose_config("config", written, run_mode=mode)
     typed = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     if not sweeping:
-        return [
-            _resumed(master, typed) or RunRequest(compose.run_config(master), tuple(typed), group_choices(master.hydra))
-        ], False
+        return [_resumed(master, typed) or RunRequest(run_config(master), tuple(typed), group_choices(master.hydra))], False
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
-    config = compose.run_config(master)
+    config, arms = expand(hydra.config_loader, master, typed)
     if config.sweep is not None and config.sweep.includes:
-        from bitnet.sweep.sequence import with_sweep
-
         return _of_all([_expanded(hydra, with_sweep(written, name), multirun)[0] for name in config.sweep.includes]), True
-    composer = Composer(hydra.config_loader, master)
-    listed = expand.expand_arms(hydra.config_loader, config, group_choices(master.hydra), master.hydra.sweeper.params, typed)
-    composed = [composer.arm(arm.overrides) for arm in listed]
-    check_claims.check_claims(config.sweep, listed, composed)
-    each = zip(listed, composed, strict=True)
-    return [RunRequest(load_config(values), arm.overrides, options, arm.name) for arm, (values, options) in each], True
+    check_claims(config.sweep, arms)
+    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms], True
 
 
 def _of_all(sweeps: list[list[RunRequest]]) -> list[RunRequest]:

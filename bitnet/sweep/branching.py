@@ -7,16 +7,13 @@ resuming gives.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from bitnet.config.run import RunConfig
-from bitnet.runs import trunk
 from bitnet.runs.record import FINAL, RunRecord
-from bitnet.sweep import branching
+from bitnet.runs.trunk import kept_checkpoint
 from bitnet.sweep.freeze import Queued, Resolved
-from bitnet.training import branches
-from bitnet.training.branches import Branch
+from bitnet.training.branches import Branch, Candidate, plan_branches
 
 
 def record_branches(found: Sequence[Branch | None], records: Sequence[RunRecord]) -> None:
@@ -44,17 +41,27 @@ def record_branches(found: Sequence[Branch | None], records: Sequence[RunRecord]
 def share_beginnings(resolved: list[Resolved], queued: list[Queued]) -> None:
     """Let runs that begin alike train their common steps once."""
     records = [RunRecord(q.folder) for q in queued]
-    left = [is_left_alone(q, r.config) for q, r in zip(queued, resolved, strict=True)]
-
-    def can_be_trunk(place: int, step: int) -> bool:
-        """A run that will not be at work again has to have kept the checkpoint."""
-        return not left[place] or trunk.kept_checkpoint(records[place], step) is not None
-
     candidates = [
-        branches.Candidate(r.config, r.prepared.sha256, r.last_step, functools.partial(can_be_trunk, place))
-        for place, r in enumerate(resolved)
+        candidate(r.config, r.prepared.sha256, r.last_step, record, ended=is_left_alone(q, r.config), saved=record.saved_step)
+        for r, q, record in zip(resolved, queued, records, strict=True)
     ]
-    branching.record_branches(branches.plan_branches(candidates), records)
+    record_branches(plan_branches(candidates), records)
+
+
+def candidate(
+    config: RunConfig, data_sha256: str, last_step: int, record: RunRecord | None, *, ended: bool, saved: int
+) -> Candidate:
+    """A run as `plan_branches` looks at it, as things stand on disk.
+
+    Args:
+        record: of a run whose folder is known. ended: whether it will not train any more. saved: the step of its newest checkpoint.
+    """
+
+    def can_be_trunk(step: int) -> bool:
+        """A run that has ended, or is past that step, has to have kept the checkpoint."""
+        return (not ended and saved < step) or (record is not None and kept_checkpoint(record, step) is not None)
+
+    return Candidate(config, data_sha256, last_step, can_be_trunk)
 
 
 def is_left_alone(run: Queued, config: RunConfig) -> bool:

@@ -1,4 +1,4 @@
-"""From a sweep to its arms: expand, compose, validate, freeze, launch those that are not finished, and count what came of it."""
+"""A command's runs from their expansion to their end: validate, freeze, launch the unfinished ones, count the outcomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from bitnet.cli.compose import Composer, group_choices, run_config
+from bitnet.cli.compose import Composer
 from bitnet.cli.overrides import quote, readable_overrides
 from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError
@@ -25,27 +25,22 @@ from bitnet.runs import trunk
 from bitnet.runs.provenance import provenance
 from bitnet.runs.record import FINAL, RunRecord, declare_sweep, last_heldout_loss
 from bitnet.sweep.branching import is_left_alone, share_beginnings
-from bitnet.sweep.check_claims import check_claims, written_overrides
-from bitnet.sweep.expand import Arm, expand_arms
+from bitnet.sweep.check_claims import check_claims
+from bitnet.sweep.expand import Arm, ComposedArm, expand
 from bitnet.sweep.freeze import Queued, Resolved, freeze, resolve
 
 
-def run_sweep(
-    loader: ConfigLoader, master: DictConfig, launcher: Launcher, params: Mapping[str, str], arguments: list[str]
-) -> Any:
+def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, arguments: list[str]) -> Any:
     """Carry out a multirun: the body of the project's Hydra sweeper.
 
     Raises:
         UserError: before any work, when an arm can't be composed, is invalid, or equals another arm.
         SystemExit: with code 1, at the end, when a run failed.
     """
-    config = run_config(master)
-    arms = expand_arms(loader, config, group_choices(master.hydra), params, arguments)
+    config, arms = expand(loader, master, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    composer = Composer(loader, master)
-    composed = [composer.arm(a.overrides) for a in arms]
-    check_claims(config.sweep, arms, composed)
-    queued = _enqueue_all(arms, composed, on_cluster)
+    check_claims(config.sweep, arms)
+    queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
     todo = [q for q in queued if not is_left_alone(q, config)]
@@ -77,11 +72,9 @@ def _is_final(run: Queued | Resolved) -> bool:
     return RunRecord(run.folder).read().get("status") in FINAL
 
 
-def _enqueue_all(
-    arms: Sequence[Arm], composed: Sequence[tuple[dict[str, Any], dict[str, str]]], on_cluster: bool
-) -> list[Queued]:
-    """Validate all arms as they were composed, then freeze them; two that resolve to the same run are an error."""
-    configs = [load_config(values) for values, _ in composed]
+def _freeze_all(composed: Sequence[ComposedArm], on_cluster: bool) -> list[Queued]:
+    """Validate all arms, then freeze them; two that resolve to the same run are an error."""
+    arms, configs = [c.arm for c in composed], [c.config for c in composed]
     overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
     # once before any data is prepared, which takes minutes, and once more, since two spellings can name the same data
     _check_different([digest(identity(c, source_key(c))) for c in configs], arms)
@@ -89,7 +82,7 @@ def _enqueue_all(
     _check_different([r.run_id for r in resolved], arms)
     if configs[0].launcher.kind == "slurm" and any(not _is_final(r) for r in resolved):
         slurm.check_answers()
-    queued = [_freeze(run, arm, options) for run, arm, (_, options) in zip(resolved, arms, composed, strict=True)]
+    queued = [_freeze(run, c.arm, c.choices) for run, c in zip(resolved, composed, strict=True)]
     share_beginnings(resolved, queued)
     return queued
 
@@ -111,7 +104,7 @@ def _check_different(ids: Sequence[str], arms: Sequence[Arm]) -> None:
 
 def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
-    return freeze(run, label=label, arm=arm.name, written=written_overrides(arm), choices=options, provenance=provenance())
+    return freeze(run, label=label, arm=arm.name, written=arm.written_values, choices=options, provenance=provenance())
 
 
 def freeze_one(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:

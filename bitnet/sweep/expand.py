@@ -1,20 +1,27 @@
-"""From a sweep to its arms: expand, compose, validate, freeze, launch those that are not finished, and count what came of it."""
+"""The one expansion of a multirun: arms x grid x seeds of a named sweep, at a scale, times what the command line sweeps over.
+
+`train`, `plan` and a sweep of sweeps all get their runs from `expand`.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
+from bitnet.cli.compose import Composer, group_choices, run_config
 from bitnet.cli.hydra_internals import grid
 from bitnet.cli.overrides import key_of, normalise
 from bitnet.common.errors import UserError
-from bitnet.config.run import RunConfig
+from bitnet.config.run import RunConfig, load_config
 from bitnet.config.sweep import SweepConfig
 from bitnet.sweep.scale import base_overrides, scaled_arm, without_keys
 
@@ -29,6 +36,43 @@ class Arm:
     name: str | None
     overrides: tuple[str, ...]
     written: tuple[str, ...] = ()
+
+    @property
+    def written_values(self) -> dict[str, str]:
+        """What the sweep's file wrote for the arm, by key."""
+        return {key_of(o): o.partition("=")[2].strip("'\"") for o in self.written}
+
+
+@dataclass(frozen=True)
+class ComposedArm:
+    """An arm with the plain values that its overrides compose to, and which option each group has."""
+
+    arm: Arm
+    values: dict[str, Any]
+    choices: dict[str, str]
+
+    @functools.cached_property
+    def config(self) -> RunConfig:
+        """The typed configuration.
+
+        Raises:
+            UserError: when a value can't be used.
+        """
+        return load_config(self.values)
+
+
+def expand(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -> tuple[RunConfig, list[ComposedArm]]:
+    """Every run of the multirun that `master` is composed for, and the configuration of the sweep without its arms.
+
+    Args:
+        arguments: overrides of the command line, sweeps among them.
+    Raises:
+        UserError: when an arm can't be composed.
+    """
+    config = run_config(master)
+    composer = Composer(loader, master)
+    arms = expand_arms(loader, config, group_choices(master.hydra), master.hydra.sweeper.params or {}, arguments)
+    return config, [ComposedArm(arm, *composer.arm(arm.overrides)) for arm in arms]
 
 
 def expand_sweep(sweep: SweepConfig | None, typed_keys: set[str]) -> list[Arm]:

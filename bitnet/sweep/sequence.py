@@ -13,15 +13,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bitnet.cli.compose import Composer, group_choices, run_config
 from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
-from bitnet.config.run import load_config
 from bitnet.config.sweep import SweepConfig
 from bitnet.launch import fork_client
-from bitnet.sweep.expand import expand_arms
+from bitnet.sweep.expand import expand
 
 INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
 
@@ -43,14 +41,10 @@ def validate_includes(loader: ConfigLoader, master: DictConfig, sweep: SweepConf
     for name in sweep.includes:
         try:
             own = loader.load_configuration("config", [*about_hydra, *with_sweep(asked, name)], RunMode.MULTIRUN)
-            config = run_config(own)
-            if config.sweep is not None and config.sweep.includes:
+            if own.sweep is not None and own.sweep.get("includes"):
                 raise UserError("it is made of sweeps itself; name those instead")
-            composer = Composer(loader, own)
-            for arm in expand_arms(
-                loader, config, group_choices(own.hydra), own.hydra.sweeper.params or {}, with_sweep(asked, name)
-            ):
-                load_config(composer.arm(arm.overrides)[0])
+            for composed in expand(loader, own, with_sweep(asked, name))[1]:
+                _ = composed.config
         except (UserError, HydraException, OmegaConfBaseException) as error:
             raise UserError(f"sweeps={name}, which {sweep.name} includes: {explain(error)}") from None
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bitnet import plan, train
+from bitnet.common.console import command_name
 from bitnet.config.run import load_config
 from bitnet.model.transformer import BitNet
 from bitnet.planning import cost, warnings
@@ -297,7 +298,7 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit) as ended:
         plan.main(["--help"])
     assert ended.value.code == 0
-    assert "python -m bitnet.plan sweeps=quickstart" in capsys.readouterr().out
+    assert f"{command_name('plan')} sweeps=quickstart" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

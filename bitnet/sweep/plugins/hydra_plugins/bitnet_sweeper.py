@@ -38,4 +38,4 @@ class ArmsSweeper(basic_sweeper()):
         if named is not None and named.includes:
             sequence.validate_includes(loader, self.config, named)
             return sequence.run_in_sequence(named)
-        return controller.run_sweep(loader, self.config, self.launcher, self.params, arguments)
+        return controller.run_sweep(loader, self.config, self.launcher, arguments)
