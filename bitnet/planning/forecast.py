@@ -28,7 +28,7 @@ from bitnet.planning.warnings import Notice, check_folders, check_machine, few_s
 from bitnet.runs.folders import folder_label, run_folder
 from bitnet.runs.record import FINAL, RunRecord
 from bitnet.sweep.branching import candidate
-from bitnet.training.branches import plan_branches
+from bitnet.training.branches import Candidate, plan_branches
 from bitnet.training.device import pick_device
 
 _GPT2_VOCABULARY = 50_257
@@ -254,13 +254,14 @@ def _branched(
                 drawn[member] = replace(run, state=state, done=branch.step, trunk=trunk)
     return drawn
 
-    # -------def _candidate(asked: RunRequest, tokens: Tokens, run: Forecast) -> Candidate:
+
+def _candidate(asked: RunRequest, tokens: Tokens, run: Forecast) -> Candidate:
     data_sha256, last_step = tokens.data.sha256 or source_key(asked.config), run.steps or asked.config.steps
     record = None if run.folder is None else RunRecord(run.folder)
     return candidate(asked.config, data_sha256, last_step, record, ended=run.finished, saved=run.done)
 
 
----------------------------------------------------------------------------------------------------------time
+# ---------------------------------------------------------------------------------------------------------------- time
 
 
 def _seconds(

@@ -54,7 +54,7 @@ def candidate(
     """A run as `plan_branches` looks at it, as things stand on disk.
 
     Args:
-        record: of a run whose folder is known. ended: whether it will not train any more. saved: the step of its newest checkpoint.
+        record: of a run whose folder is known. ended: whether it won't train any more. saved: the step of its newest checkpoint.
     """
 
     def can_be_trunk(step: int) -> bool:
