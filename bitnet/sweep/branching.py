@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from bitnet.config.run import RunConfig
 from bitnet.runs import trunk
-from bitnet.runs.record import FINAL, RunRecord
+from bitnet.runs.record import RunRecord
+from bitnet.runs.statuses import FAILED, FINAL
 from bitnet.sweep import branching
 from bitnet.sweep.freeze import Queued, Resolved
 from bitnet.training import branches
@@ -59,4 +60,4 @@ def share_beginnings(resolved: list[Resolved], queued: list[Queued]) -> None:
 
 def is_left_alone(run: Queued, config: RunConfig) -> bool:
     """Whether a launch leaves the run as it is: it is over, or failed and is not to be repeated."""
-    return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == "failed")
+    return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == FAILED)
