@@ -1,7 +1,4 @@
-"""`python -m bitnet.status`: how runs stand, wherever they were started, and what to type next.
-
-It reads run folders, and asks a cluster's queue once where runs that are not over were given to it.
-"""
+"""`python -m bitnet.status`: how runs stand, wherever they were started, and what to type next."""
 
 from __future__ import annotations
 
@@ -17,27 +14,28 @@ from bitnet.launch.monitor import Monitor
 from bitnet.launch.status_view import show, watch
 
 _EPILOG = """states
-  queued       frozen and waiting, or stopped and ready to go on; on a cluster also pending or requeued
-  running      its heartbeat is fresh
-  stalled      it says running, but has had no heartbeat for a minute, and no job that waits: killed, or hanging
-  done, diverged, failed   over; a failed one is tried again when its sweep is launched again
+  queued       waiting to start, or stopped and ready to resume; on a cluster also pending or requeued
+  running      with a recent heartbeat
+  stalled      recorded as running, but without a heartbeat for a minute and without a pending job: killed or hung
+  done, diverged, failed   over; a failed run is tried again when its sweep is launched again
+  unreadable   run.json is absent, damaged or of another version, or the folder can't be listed
 
 examples
   {status}                        every run below outputs/
   {status} outputs/quickstart     one sweep
-  {status} --watch                drawn anew every two seconds until Ctrl-C"""
+  {status} --watch                redrawn every two seconds until Ctrl-C"""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_name("status"),
-        description="How runs stand, read from their folders and, where they are a cluster's, joined with its queue.",
+        description="Shows how runs stand, from their folders and, for runs on a cluster, from its queue; and what to type next.",
         epilog=_EPILOG.format(status=command_name("status")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dir", nargs="?", type=Path, default=Path("outputs"), help="a folder of runs (default: outputs)")
-    parser.add_argument("--watch", action="store_true", help="draw anew every two seconds, until Ctrl-C")
-    parser.add_argument("--all", action="store_true", help="list every run, not only the first 40")
+    parser.add_argument("--watch", action="store_true", help="redraw every two seconds until Ctrl-C")
+    parser.add_argument("--all", action="store_true", help="list all runs, not only the first 40")
     return parser
 
 

@@ -17,7 +17,7 @@ ORDER: dict[str, set[str] | type(...)] = {
     "runs": {"common"},
     "config": {"common", "runs.columns"},
     "data": {"common", "config"},
-    "model": {"common", "config"},
+    "model": {"common", "config", "runs.columns"},
     "evaluation": {"common", "runs", "config", "data", "model"},
     "training": ...,
     "cli": {"common", "config"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ from bitnet.analysis.frames import read_runs
 from bitnet.common.errors import UserError
 from bitnet.runs.columns import HOW, TEXT_NUMBERS
 from bitnet.runs.folders import checkpoint_parts
+from bitnet.runs.reading import read_json_or_empty
+from bitnet.runs.statuses import DIVERGED, MISSING, QUEUED
 
 _TEXT_NAMES = {"seq_rep_4": "repeated 4-grams", "distinct_1": "distinct tokens / tokens", "diversity": "diversity"}
 
@@ -136,14 +137,14 @@ def _worst(course: pd.DataFrame) -> pd.Series | None:
 
 def _heldout_text(folder: Path) -> dict[str, float | None]:
     """The text numbers of what really follows the prompts; empty where the run has not recorded them."""
-    return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("heldout_text") or {}
+    return read_json_or_empty(folder / "run.json").get("heldout_text") or {}
 
 
 def _headline(case: Case) -> str:
     """The answer in one sentence."""
     course, facts, run = case.course, case.facts, case.run
     judged = course[(course["kind"] != WARM_UP) & course["kind"].notna()]
-    remarks = f" The loss was not finite at step {run['step']:,.0f}: the run diverged." if run["status"] == "diverged" else ""
+    remarks = f" The loss was not finite at step {run['step']:,.0f}: the run diverged." if run["status"] == DIVERGED else ""
     if (apart := run["ln_vocab"] - run["unigram_entropy"]) < CLOSE_NATS:
         remarks += f" In this data all tokens are about as frequent (ln V is {apart:.2f} nats above the unigram entropy): here "
         remarks += "flat logits can't be told from known frequencies."
@@ -193,7 +194,7 @@ def _too_high(case: Case) -> str:
 
 
 def _why_nothing(case: Case) -> str:
-    if case.run["status"] in {"queued", "missing"} and not len(case.course):
+    if case.run["status"] in (QUEUED, MISSING) and not len(case.course):
         return "the run has not begun"
     warmup = warmup_steps(case.run["config"])
     if not len(case.course) or (case.course["kind"] == WARM_UP).any():

@@ -7,10 +7,9 @@ that is absent or torn leaves a note, and a value that is not there is NaN. Noth
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 from pyarrow import csv
 
 from bitnet.common.errors import UserError
 from bitnet.config.base import boundary_step, value_at
-from bitnet.runs.columns import COLUMNS
-
-SCHEMA = 1
-
-STATUSES = ("done", "diverged", "running", "failed", "queued")  # from the most to the least complete
-
-PARAMETER_PARTS = ("total", "embedding", "attention", "ffn", "head", "norm")
+from bitnet.runs.columns import COLUMNS, PARTS
+from bitnet.runs.folders import find_runs
+from bitnet.runs.reading import Unreadable, read_yaml_mapping
+from bitnet.runs.record import read_record
+from bitnet.runs.statuses import MISSING, QUEUED, STORED
 
 POSITIONS = {"random_contexts": "contexts_positions", "first_batch": "first_batch_positions"}
-
-_CSafe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # eight times as fast where libyaml is there
 
 
 @dataclass(frozen=True)
 class Records:
     """What was found below some folders.
 
-    runs: one row a run, indexed by run id; see `_row` for the columns. `status` is one of `STATUSES` or `missing`
+    runs: one row a run, indexed by run id; see `_row` for the columns. `status` is one of `statuses.STORED` or `missing`
         (queued, and training never began). `ceiling` is the largest value that UniquePredictions can take.
     metrics: the columns that were asked for as float64 plus `run` (the id), ordered by run and Step; non-finite is NaN.
     unreadable: `folder` and `reason` of every folder that looks like a run and can't be read as one.
@@ -63,10 +57,6 @@ class Records:
         return self.metrics.groupby("run", sort=False).indices
 
 
-class _Unreadable(Exception):
-    """Why a folder can't be read as a run."""
-
-
 def read_runs(directories: Iterable[str | os.PathLike[str]], columns: Iterable[str] = COLUMNS) -> Records:
     """Every run at or below `directories`, each once.
 
@@ -80,48 +70,25 @@ def read_runs(directories: Iterable[str | os.PathLike[str]], columns: Iterable[s
         UserError: a directory that is not there, or no run in any of them.
     """
     rows, unreadable, places = [], [], [Path(d) for d in directories]
-    for folder, problem in _folders(places):
+    for folder, problem in find_runs(places):
         try:
             if problem is not None:
-                raise _Unreadable(problem)
+                raise Unreadable(problem)
             rows.append(_row(folder))
-        except _Unreadable as error:
+        except Unreadable as error:
             unreadable.append({"folder": str(folder), "reason": str(error)})
     if not rows and not unreadable:
-        raise UserError(f"no run (a folder with run.json) in {', '.join(map(str, places))}")
+        raise UserError(f"no run (a folder with run.json or metrics.csv) in {', '.join(map(str, places))}")
     runs = _merge_same_runs(rows)
     metrics = _read_metrics(runs, ["Step", *(c for c in columns if c != "Step")])
     lost = pd.DataFrame(unreadable, columns=["folder", "reason"])
     return Records(_with_what_metrics_say(runs, metrics), metrics, lost)
 
 
-def _folders(directories: list[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Run folders below `directories` in a fixed order, and with a reason the folders that could not be listed."""
-    seen: set[str] = set()
-    for directory in directories:
-        if not directory.is_dir():
-            raise UserError(f"{directory}: no such folder; give a run, a sweep, or a folder of sweeps")
-        blocked: list[OSError] = []
-        for at, inside, files in os.walk(directory, onerror=blocked.append):
-            inside[:] = sorted(name for name in inside if not name.startswith("."))
-            if "run.json" not in files and "metrics.csv" not in files:
-                continue
-            inside.clear()
-            if (real := os.path.realpath(at)) not in seen:
-                seen.add(real)
-                yield Path(at), None
-        yield from ((Path(error.filename), f"can't be listed: {error.strerror}") for error in blocked)
-
-
 # ------------------------------------------------------------------------------------------------------- one run's row
 def _row(folder: Path) -> dict[str, Any]:
     """The row of one run, without what `metrics.csv` says."""
-    record = _mapping(folder, "run.json", json.loads)
-    if record.get("schema") != SCHEMA:
-        raise _Unreadable(f"run.json: schema={record.get('schema')!r}, this version reads {SCHEMA}")
-    if record.get("status") not in STATUSES:
-        raise _Unreadable(f"run.json: status={record.get('status')!r} is none of {', '.join(STATUSES)}")
-    config = _mapping(folder, "config.yaml", lambda text: yaml.load(text, _CSafe))
+    record, config = read_record(folder), read_yaml_mapping(folder / "config.yaml")
     steps = _number(config, "config.yaml", "steps")
     row = {key: _text(record, key) for key in ("id", "arm_id", "label")}
     row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "started", "finished", "sweep")}
@@ -150,7 +117,7 @@ def _row(folder: Path) -> dict[str, Any]:
         row[key] = _number(record, "run.json", f"data.{key}", default=math.nan)
     for key in ("train_seconds", "eval_seconds", "tokens_per_second"):
         row[key] = _number(record, "run.json", f"timing.{key}", default=math.nan)
-    for part in PARAMETER_PARTS:
+    for part in ("total", *PARTS):
         row[f"parameters_{part}"] = _number(record, "run.json", f"parameters.{part}", default=math.nan)
     return row | _shape(config)
 
@@ -159,7 +126,7 @@ def _boundary(config: dict[str, Any], steps: float) -> float:
     """The share of the run before stage 2."""
     boundary = _number(config, "config.yaml", "wd.boundary", default=0.5)
     if not (0 < boundary < 1 and math.isfinite(steps)):
-        raise _Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is no place within a run")
+        raise Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is no place within a run")
     return boundary
 
 
@@ -180,30 +147,18 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _mapping(folder: Path, name: str, parse: Any) -> dict[str, Any]:
-    try:
-        values = parse((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _Unreadable(f"no {name}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _Unreadable(f"{name}: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(values, dict):
-        raise _Unreadable(f"{name}: a mapping is needed, this is {type(values).__name__}")
-    return values
-
-
 def _number(values: dict[str, Any], file: str, key: str, default: float | None = None) -> float:
     value = value_at(values, key)
     if value is None and default is not None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Unreadable(f"{file}: {key}={value!r}, a number is needed")
+        raise Unreadable(f"{file}: {key}={value!r}, a number is needed")
     return float(value)
 
 
 def _text(values: dict[str, Any], key: str) -> str:
     if not isinstance(values.get(key), str):
-        raise _Unreadable(f"run.json: {key}={values.get(key)!r}, a text is needed")
+        raise Unreadable(f"run.json: {key}={values.get(key)!r}, a text is needed")
     return values[key]
 
 
@@ -214,7 +169,7 @@ def _merge_same_runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
         by_id.setdefault(row["id"], []).append(row)
     merged = []
     for same in by_id.values():
-        best = min(same, key=lambda r: (STATUSES.index(r["status"]), -r["step"] if r["step"] == r["step"] else 0))
+        best = min(same, key=lambda r: (STORED.index(r["status"]), -r["step"] if r["step"] == r["step"] else 0))
         merged.append(
             best
             | {
@@ -311,8 +266,8 @@ def _with_what_metrics_say(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Data
     if not len(runs):
         return runs
     began = runs.index.isin(metrics["run"].unique()) | runs["started"].notna()
-    runs["status"] = runs["status"].mask((runs["status"] == "queued") & ~began, "missing")
-    runs["note"] = runs["note"].mask(runs["status"] == "missing", "")
+    runs["status"] = runs["status"].mask((runs["status"] == QUEUED) & ~began, MISSING)
+    runs["note"] = runs["note"].mask(runs["status"] == MISSING, "")
     configured = runs["contexts"].where(runs["metric"] == "random_contexts", runs["tokens_per_step"])
     runs["ceiling"] = configured
     for metric, column in POSITIONS.items():

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bitnet.analysis.published import BASELINE_SUMMARY, PRINTED_PARAMETERS, formula_parameters
+from bitnet.runs.columns import PARTS
+from bitnet.runs.statuses import DIVERGED, DONE, FINAL, UNREADABLE
 
 AFTER_BOUNDARY = 0.1  # of the run: the study compares step 5,000 with 6,000 of 10,000
 
 SEVERE = 3  # fewer distinct tokens than this is the study's "severe collapse"
-
-UNFINISHED = ("running", "failed", "queued", "missing")
 
 BASELINE_STATISTICS = (
     "unique_mean",
@@ -88,7 +88,7 @@ def arms(runs: pd.DataFrame) -> pd.DataFrame:
     by_arm = runs.groupby("arm_id")
     table["ceiling"] = by_arm["ceiling"].max()
     table["runs"] = by_arm.size()
-    for status in ("done", "diverged"):
+    for status in FINAL:
         table[status] = (runs["status"] == status).groupby(runs["arm_id"]).sum()
     table["unfinished"] = table["runs"] - table["done"] - table["diverged"]
     return table.sort_values(["hidden_size", "steps", "arm"], kind="stable")
@@ -161,7 +161,7 @@ def _spread(per_run: pd.DataFrame, measures: tuple[str, ...], names: pd.DataFram
     `per_run` has one row a run with arm_id, status and the measures. A run counts where it has any of them.
     """
     there = per_run[list(measures)].notna().any(axis=1)
-    diverged = per_run["status"] == "diverged"
+    diverged = per_run["status"] == DIVERGED
     by_arm = per_run.groupby("arm_id")[list(measures)]
     table = names[["arm", "hidden_size", "steps"]].copy()
     table["n"] = (there & ~diverged).groupby(per_run["arm_id"]).sum()
@@ -181,7 +181,7 @@ def tokens_by_step(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.Data
         arm_id, arm, hidden_size, steps, step, mean, sd, min, max, n, n_diverged, ceiling, published.
     """
     evaluated = _of_runs(metrics.dropna(subset="UniquePredictions"), runs, ["arm_id", "status"])
-    evaluated["n_diverged"] = (evaluated["status"] == "diverged").astype("int64")
+    evaluated["n_diverged"] = (evaluated["status"] == DIVERGED).astype("int64")
     groups = evaluated.groupby(["arm_id", "Step"])
     table = groups["UniquePredictions"].agg(mean="mean", sd="std", min="min", max="max", n="count")
     table["n_diverged"] = groups["n_diverged"].sum()
@@ -237,7 +237,7 @@ def _boundary_of_each(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame
     both = before.add_suffix("_before").join(after.add_suffix("_after"), how="inner")
     last = evaluated.groupby("run")["unique"].last()
     per_run = runs[["arm_id", "status"]].join(both)
-    finished = (runs["status"] == "done") & per_run["step_before"].notna()
+    finished = (runs["status"] == DONE) & per_run["step_before"].notna()
     per_run["unique_final"] = last.reindex(runs.index).where(finished)
     per_run["drop"] = per_run["loss_before"] - per_run["loss_after"]
     per_run["drop_percent"] = 100 * per_run["drop"] / per_run["loss_before"]
@@ -255,7 +255,7 @@ def parameters(runs: pd.DataFrame) -> pd.DataFrame:
     """
     shape = ["hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size", "gated_ffn", "tied_head"]
     shape += ["fused_projections", "norm_placement", "vocab_size"]
-    parts = ["total", "embedding", "attention", "ffn", "head", "norm"]
+    parts = ["total", *PARTS]
     measured = runs[runs["parameters_total"].notna()].drop_duplicates([*shape, *(f"parameters_{p}" for p in parts)])
     table = measured[shape + [f"parameters_{p}" for p in parts]].rename(columns={f"parameters_{p}": p for p in parts})
     study_layout = (
@@ -287,10 +287,10 @@ def baseline(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.DataFrame)
     """
     track = runs["published"].map(lambda sources: "track" in sources).astype(bool)
     chosen = runs[track] if track.any() else runs
-    whole = chosen[chosen["status"].isin(["done", "diverged"])]
+    whole = chosen[chosen["status"].isin(FINAL)]
     per_run = chosen[["arm_id", "status"]].join(_course(metrics[metrics["run"].isin(whole.index)], whole))
     for final in ("unique_final", "loss_final"):
-        per_run[final] = per_run[final].where(per_run["status"] == "done")
+        per_run[final] = per_run[final].where(per_run["status"] == DONE)
     table = _spread(per_run, BASELINE_STATISTICS, arms(runs).loc[lambda t: t.index.isin(chosen["arm_id"])])
     answers = table.index.isin(published.loc[published["source"] == "track", "arm_id"])
     summary = pd.DataFrame(BASELINE_SUMMARY).T.reindex(columns=list(BASELINE_STATISTICS))
@@ -331,7 +331,7 @@ def learning(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
         `_sd` of each of `LEARNING_MEASURES`, ln_vocab, unigram_entropy.
     """
     finals = metrics.dropna(subset="heldout_loss").groupby("run")[list(LEARNING_MEASURES)].last()
-    done = finals[finals.index.isin(runs.index[runs["status"] == "done"])]
+    done = finals[finals.index.isin(runs.index[runs["status"] == DONE])]
     table = _spread(runs[["arm_id", "status"]].join(done), LEARNING_MEASURES, arms(runs))
     return table.join(runs.groupby("arm_id")[["ln_vocab", "unigram_entropy"]].first()).reset_index()
 
@@ -343,12 +343,12 @@ def not_done(runs: pd.DataFrame, unreadable: pd.DataFrame) -> pd.DataFrame:
         arm, seed, status, step, steps, reason, folder.
     """
     columns = ["arm", "seed", "status", "step", "steps", "reason", "folder"]
-    lost = unreadable.assign(status="unreadable")
+    lost = unreadable.assign(status=UNREADABLE)
     if not len(runs):
         return lost.reindex(columns=columns)
     named = runs.assign(arm=runs["arm_id"].map(arms(runs)["arm"]))
     # a done run has a reason when it ended before its last step
-    odd = named[(named["status"] != "done") | (named["note"] != "") | (named["reason"].fillna("") != "")]
+    odd = named[(named["status"] != DONE) | (named["note"] != "") | (named["reason"].fillna("") != "")]
     reasons = odd["reason"].fillna("").astype(str)
     both = reasons.where(odd["note"] == "", (reasons + "; " + odd["note"]).str.removeprefix("; "))
     odd = odd.assign(reason=both).sort_values(["status", "arm", "seed"], kind="stable")
@@ -358,4 +358,4 @@ def not_done(runs: pd.DataFrame, unreadable: pd.DataFrame) -> pd.DataFrame:
 def statuses(runs: pd.DataFrame, unreadable: pd.DataFrame) -> dict[str, int]:
     """How many runs have each status, unreadable folders among them; only those that occur."""
     counts = runs["status"].value_counts().to_dict() if len(runs) else {}
-    return counts | ({"unreadable": len(unreadable)} if len(unreadable) else {})
+    return counts | ({UNREADABLE: len(unreadable)} if len(unreadable) else {})

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
+
+
+def counted(n: int, what: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
 
 def format_bytes(size: float) -> str:
     """Bytes in the unit that suits them, decimal."""

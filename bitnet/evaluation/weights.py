@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bitnet.evaluation.predictions import mean_magnitude
-from bitnet.model.transformer import PARTS, BitLinear, BitNet, part_of
+from bitnet.model.transformer import BitLinear, BitNet, part_of
+from bitnet.runs.columns import PARTS
 
 _CODES = ("ternary_neg", "ternary_zero", "ternary_pos", "flip_rate", "outside_codes")
 

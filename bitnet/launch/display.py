@@ -18,6 +18,7 @@ from rich.text import Text
 from bitnet.common.text import format_duration
 from bitnet.runs import heartbeat
 from bitnet.runs.record import RunRecord
+from bitnet.runs.statuses import DONE, MISSING, QUEUED
 
 REDRAW_SECONDS = 0.5
 
@@ -59,8 +60,8 @@ def shown(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
             run = RunRecord(folder).read()
             final = run.get("final") or {}
             loss = f", held-out loss {final['heldout_loss']:.3f}" if "heldout_loss" in final else ""
-            how = "stopped" if run.get("status") == "queued" else run.get("status")
-            why = f" ({run['reason']})" if run.get("status") == "done" and run.get("reason") else ""
+            how = "stopped" if run.get("status") == QUEUED else run.get("status")
+            why = f" ({run['reason']})" if run.get("status") == DONE and run.get("reason") else ""
             line = f"[{len(told)}/{len(folders)}] {folder.name}: {how} at step {run.get('step')}{why}{loss}"
             print(line, file=sys.stderr, flush=True)
 
@@ -100,7 +101,7 @@ def _cells(folder: Path, at_work: bool) -> list[str]:
     unique = beat.get("unique") if at_work else final.get("UniquePredictions")
     speed = beat.get("tokens_per_second") if at_work else (run.get("timing") or {}).get("tokens_per_second")
     return [
-        "stopped" if run.get("status") == "queued" and not at_work else str(run.get("status", "missing")),
+        "stopped" if run.get("status") == QUEUED and not at_work else str(run.get("status", MISSING)),
         f"{beat.get('step', run.get('step', 0))}/{run.get('steps', '?')}",
         "" if loss is None else f"{loss:.3f}",
         "" if unique is None else f"{unique:.0f}",

@@ -14,6 +14,7 @@ from bitnet.launch.display import REDRAW_SECONDS, Course, shown
 from bitnet.launch.fork_client import ForkServer, ForkServerDied, describe_exit, fork_server
 from bitnet.launch.resources import Capacity, capacity, leases_folder
 from bitnet.runs.record import RunLocked, RunRecord, lock_run, utc_now
+from bitnet.runs.statuses import FAILED, OPEN, QUEUED, RUNNING
 from bitnet.runs.trunk import trunk_folder, waits_for_trunk
 
 
@@ -84,10 +85,10 @@ def _end(course: Course, folder: Path, code: int) -> None:
     course.exits[folder] = code
     record = RunRecord(folder)
     if code == 130:  # stopped before it went on, where a crash had left it as if it were at work
-        unfinished, end = {"running"}, {"status": "queued", "reason": "stopped; launch again to go on"}
+        unfinished, end = (RUNNING,), {"status": QUEUED, "reason": "stopped; launch again to go on"}
     else:
-        unfinished = {"queued", "running"}
-        end = {"status": "failed", "reason": f"its process {describe_exit(code)}", "finished": utc_now()}
+        unfinished = OPEN
+        end = {"status": FAILED, "reason": f"its process {describe_exit(code)}", "finished": utc_now()}
     if record.read().get("status") not in unfinished:
         return
     course.exits[folder] = code or 1

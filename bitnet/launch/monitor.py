@@ -1,14 +1,10 @@
-"""`python -m bitnet.status`: how runs stand, wherever they were started, and what to type next.
-
-It reads run folders, and asks a cluster's queue once where runs that are not over were given to it.
-"""
+"""How runs stand, wherever they were started: from their folders and, where a cluster has them, from its queue."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +14,18 @@ from bitnet.common.errors import UserError
 from bitnet.common.text import format_duration
 from bitnet.launch import slurm_queue
 from bitnet.runs import heartbeat
+from bitnet.runs.folders import find_runs
+from bitnet.runs.reading import Unreadable
+from bitnet.runs.record import read_record
+from bitnet.runs.statuses import DONE, FAILED, LISTED, OPEN, QUEUED, RUNNING, STALLED, UNREADABLE
 
-_QUEUE_SECONDS = 30.0  # between two questions to the cluster's controller, which serves others too
+_QUEUE_SECONDS = 30.0  # between two queries: the cluster's controller serves others too
 
 _TAIL_BYTES = 4096
 
 _STALLED_SECONDS = 60.0  # a run beats once a second, but an evaluation or a save in between may take long
 
-STATE_ORDER = ("running", "stalled", "failed", "diverged", "queued", "done", "unreadable")
+_Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class RunState:
     step: int | None
     steps: int | None
     detail: str
-    command: str | None = None  # what was typed to start it
+    command: str | None = None  # that started it
     job: str | None = None  # its name in the cluster's queue
-    in_queue: bool | None = False  # whether that job still waits or is at work; None when the queue did not say
+    in_queue: bool | None = False  # whether that job is pending or running; None when the queue did not say
 
 
 def run_states(top: Path, now: float, queue: slurm_queue.Queue | None = None) -> list[RunState]:
-    """Every run below `top`, those that need a look first.
+    """Every run at or below `top`, those that need a look first.
 
     Args:
         now: seconds since the epoch.
@@ -54,80 +54,72 @@ def run_states(top: Path, now: float, queue: slurm_queue.Queue | None = None) ->
     return _judged(_records(top), now, queue)
 
 
-def _records(top: Path) -> dict[Path, dict[str, Any]]:
-    """run.json of every run below `top`; empty for one that can't be read."""
-    if not top.is_dir():
-        raise UserError(f"{top}: no such folder")
-    found = {folder: _read(folder / "run.json") for folder in _run_folders(top)}
+def _records(top: Path) -> dict[Path, _Record | Unreadable]:
+    """The record of every run at or below `top`, or why it can't be read."""
+    found: dict[Path, _Record | Unreadable] = {}
+    for folder, problem in find_runs([top]):
+        try:
+            found[folder] = read_record(folder) if problem is None else Unreadable(problem)
+        except Unreadable as error:
+            found[folder] = error
     if not found:
-        raise UserError(f"{top}: no run in it; {command_name('train')} sweeps=quickstart makes some")
+        raise UserError(f"{top}: no runs in it; {command_name('train')} sweeps=quickstart makes some")
     return found
 
 
-def _judged(records: Mapping[Path, dict[str, Any]], now: float, queue: slurm_queue.Queue | None) -> list[RunState]:
-    found = [_standing(folder, run, now, queue) for folder, run in records.items()]
-    return sorted(found, key=lambda s: (STATE_ORDER.index(s.status), s.folder))
+def _judged(records: Mapping[Path, _Record | Unreadable], now: float, queue: slurm_queue.Queue | None) -> list[RunState]:
+    found = [
+        RunState(folder, UNREADABLE, None, None, str(run)) if isinstance(run, Unreadable) else _standing(folder, run, now, queue)
+        for folder, run in records.items()
+    ]
+    return sorted(found, key=lambda s: (LISTED.index(s.status), s.folder))
 
 
-def _open_jobs(records: Mapping[Path, dict[str, Any]]) -> set[str]:
-    """Names of the jobs that runs which are not over were given to."""
-    return {job for run in records.values() if run.get("status") in {"queued", "running"} and (job := _job_name(run)) is not None}
+def _open_jobs(records: Iterable[_Record | Unreadable]) -> set[str]:
+    """The names of the jobs of all runs that are not over."""
+    unfinished = [run for run in records if not isinstance(run, Unreadable) and run["status"] in OPEN]
+    return {job for run in unfinished if (job := _job_name(run)) is not None}
 
 
-def _job_name(run: Mapping[str, Any]) -> str | None:
+def _job_name(run: _Record) -> str | None:
     slurm = run.get("slurm")
     job = slurm.get("job") if isinstance(slurm, dict) else None
     return str(job) if str(job)[:1].isdigit() else None
 
 
-def _run_folders(top: Path) -> Iterator[Path]:
-    """Folders with a run.json, without going down into them."""
-    with os.scandir(top) as entries:
-        inside = list(entries)
-    if any(e.name == "run.json" for e in inside):
-        yield top
-        return
-    for entry in inside:
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _run_folders(Path(entry.path))
-
-
-def _standing(folder: Path, run: dict[str, Any], now: float, queue: slurm_queue.Queue | None) -> RunState:
-    status = run.get("status")
-    if status not in STATE_ORDER:
-        return RunState(folder, "unreadable", None, None, "run.json can't be read")
-    name = _job_name(run)
+def _standing(folder: Path, run: _Record, now: float, queue: slurm_queue.Queue | None) -> RunState:
+    status, name = run["status"], _job_name(run)
     job = None if queue is None or name is None else queue.jobs.get(name)
     step, detail = run.get("step"), run.get("reason") or ""
-    if status == "running":
+    if status == RUNNING:
         status, step, detail = _of_running(folder, run, now, job)
-    elif status == "failed":
+    elif status == FAILED:
         detail = _told(detail, _last_line(folder))
-    elif status == "done" and (final := run.get("final") or {}):
+    elif status == DONE and (final := run.get("final") or {}):
         detail = f"held-out loss {final.get('heldout_loss', float('nan')):.3f}" + (f"; {detail}" if detail else "")
-    if status in {"queued", "running", "stalled"} and queue is not None and name is not None and queue.problem is None:
+    if status in (*OPEN, STALLED) and queue is not None and name is not None and queue.problem is None:
         detail = _told(detail, f"job {name} is no longer in the queue" if job is None else str(job))
     asked = name is None or (queue is not None and queue.problem is None)
     in_queue = (job is not None and not job.is_over) if asked else None
     return RunState(folder, status, step, run.get("steps"), detail, run.get("command"), name, in_queue)
 
 
-def _of_running(folder: Path, run: dict[str, Any], now: float, job: slurm_queue.Job | None) -> tuple[str, int | None, str]:
+def _of_running(folder: Path, run: _Record, now: float, job: slurm_queue.Job | None) -> tuple[str, int | None, str]:
     """Status, step and detail of a run whose record says that it runs."""
     beat = heartbeat.read(folder)
     step = beat.get("step", run.get("step"))
     fresh = max(beat.get("time", 0.0), (folder / "run.json").stat().st_mtime)
     if now - fresh > _STALLED_SECONDS:
         if job is not None and job.waits:  # preempted or requeued: it comes back by itself
-            return "queued", step, ""
-        return "stalled", step, _told(f"no heartbeat for {now - fresh:,.0f} s", _last_line(folder))
+            return QUEUED, step, ""
+        return STALLED, step, _told(f"no heartbeat for {now - fresh:,.0f} s", _last_line(folder))
     if not beat:
-        return "running", step, ""
+        return RUNNING, step, ""
     loss, rate, left = (beat.get(key) for key in ("loss", "tokens_per_second", "left"))
     known = [] if loss is None else [f"loss {loss:.3f}"]
     if rate is not None and left is not None:
         known += [f"{rate:,.0f} tokens/s", f"{format_duration(left)} left"]
-    return "running", step, ", ".join(known)
+    return RUNNING, step, ", ".join(known)
 
 
 def _told(first: str, second: str) -> str:
@@ -135,16 +127,8 @@ def _told(first: str, second: str) -> str:
     return second if first in second else f"{first}; {second}" if second else first
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _last_line(folder: Path) -> str:
-    """What the run said last, from the end of its log."""
+    """The last line of the run's log."""
     try:
         with (folder / "log.txt").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
@@ -154,9 +138,8 @@ def _last_line(folder: Path) -> str:
     return lines[-1][:200] if lines else ""
 
 
-# -------------------------------------------------------------------------------------------------------- command line
 class Monitor:
-    """Looks at the runs below a folder; asks the queue again only after a while."""
+    """Reads the runs below a folder at each call; asks the queue only every half minute."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -165,7 +148,7 @@ class Monitor:
 
     def __call__(self) -> list[RunState]:
         records = _records(self.top)
-        jobs = _open_jobs(records)
+        jobs = _open_jobs(records.values())
         if jobs and time.monotonic() - self._asked >= _QUEUE_SECONDS:
             self.queue = slurm_queue.query(jobs)
             self._asked = time.monotonic()
@@ -173,5 +156,5 @@ class Monitor:
 
     @property
     def remark(self) -> list[str]:
-        """That the queue could not be asked, in one line; nothing when it answered."""
+        """One line that says why the queue could not be asked; nothing when it answered."""
         return [] if self.queue.problem is None else [f"cluster queue: {self.queue.problem}; this is from disk alone"]

@@ -23,9 +23,11 @@ from filelock import FileLock
 
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
+from bitnet.common.text import counted
 from bitnet.launch import slurm_queue
 from bitnet.launch.slurm_job import Task, python
 from bitnet.runs.record import RunLocked, RunRecord, lock_run, utc_now
+from bitnet.runs.statuses import FAILED, QUEUED, RUNNING
 
 _GRACE_SECONDS = 10.0  # for a network file system to show how a run ended whose job has left the queue
 
@@ -48,10 +50,11 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
         missing = [f for f, known in zip(folders, _standing(folders), strict=True) if known is None]
         waiting = [f for f in missing if RunRecord(f).read().get("finished") == finished[f]]  # others ended meanwhile
         if len(folders) > len(missing):
-            say(f"slurm: {_runs(len(folders) - len(missing))} in the queue already")
+            say(f"slurm: {counted(len(folders) - len(missing), 'run')} in the queue already")
         jobs = _submit(waiting, parameters) if waiting else []
     if jobs:
-        say(f"slurm: {_runs(len(waiting))} submitted as {_listed(jobs)}; scancel {' '.join(jobs)} takes back what is not over")
+        undo = f"scancel {' '.join(jobs)} takes back what is not over"
+        say(f"slurm: {counted(len(waiting), 'run')} submitted as {_listed(jobs)}; {undo}")
     if not parameters["wait"]:
         return
     try:
@@ -66,10 +69,6 @@ def _submissions(parameters: Mapping[str, Any]) -> Path:
     """Where submitit keeps its own files, below the place for each job."""
     folder = str(parameters["submitit_folder"])
     return Path(folder.split("%", 1)[0]).absolute()
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
 
 
 def _listed(jobs: Sequence[str]) -> str:
@@ -95,7 +94,7 @@ def _submit_array(folders: Sequence[Path], parameters: Mapping[str, Any]) -> lis
     dies, the next one finds the jobs.
     """
     name = f"{folders[0].parent.name}-{uuid.uuid4().hex[:8]}"
-    mine = [f for f in folders if _note(f, status="queued", reason=None, slurm={"name": name, "job": None})]
+    mine = [f for f in folders if _note(f, status=QUEUED, reason=None, slurm={"name": name, "job": None})]
     for folder in set(folders) - set(mine):
         say(f"slurm: {folder.name}: another process is working on this run; not submitted")
     if not mine:
@@ -109,7 +108,7 @@ def _submit_array(folders: Sequence[Path], parameters: Mapping[str, Any]) -> lis
     except FailedJobError as error:
         lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
         said = "; ".join(dict.fromkeys(re.sub(r"^.*?error: ", "", line) for line in lines)) or str(error).strip()
-        raise UserError(f"launcher=slurm: sbatch refused {_runs(len(mine))}: {said}") from None
+        raise UserError(f"launcher=slurm: sbatch refused {counted(len(mine), 'run')}: {said}") from None
     for folder, submitted in zip(mine, jobs, strict=True):
         _note(folder, slurm={"name": name, "job": submitted.job_id})
     return [jobs[0].job_id.partition("_")[0]]
@@ -225,7 +224,9 @@ def _wait(folders: Sequence[Path]) -> None:
             jobs = [job for job in _standing(folders) if job is not None]
             over = len(folders) - len(jobs)
             states = Counter(job.state.lower() for job in jobs)
-            line = ", ".join([f"{over} of {_runs(len(folders))} over", *(f"{n} {state}" for state, n in sorted(states.items()))])
+            line = ", ".join(
+                [f"{over} of {counted(len(folders), 'run')} over", *(f"{n} {state}" for state, n in sorted(states.items()))]
+            )
         except UserError as error:
             jobs, line = None, f"{error}; asking again"
         if line != told:
@@ -243,7 +244,7 @@ def _settle(folders: Sequence[Path]) -> None:
     while _silent(folders) and time.monotonic() < deadline:
         time.sleep(1.0)
     for folder, reason in _silent(folders):
-        _note(folder, status="failed", reason=reason, finished=utc_now())
+        _note(folder, status=FAILED, reason=reason, finished=utc_now())
 
 
 def _silent(folders: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -252,8 +253,8 @@ def _silent(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     for folder in folders:
         run = RunRecord(folder).read()
         job = (run.get("slurm") or {}).get("job")
-        if run.get("status") == "running":
+        if run.get("status") == RUNNING:
             found.append((folder, f"its job {job} ended without a word: killed, or out of memory or time"))
-        elif run.get("status") == "queued" and run.get("reason") is None:
+        elif run.get("status") == QUEUED and run.get("reason") is None:
             found.append((folder, f"its job {job} ended before the run began: cancelled, or see its log in .submitit"))
     return found

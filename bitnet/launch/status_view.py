@@ -1,13 +1,9 @@
-"""`python -m bitnet.status`: how runs stand, wherever they were started, and what to type next.
-
-It reads run folders, and asks a cluster's queue once where runs that are not over were given to it.
-"""
+"""What `python -m bitnet.status` prints: the runs in a table or as lines, their counts, and what to type next."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -16,16 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from bitnet.common.console import command_name
-from bitnet.launch.monitor import STATE_ORDER, Monitor, RunState
+from bitnet.common.text import counted
+from bitnet.launch.monitor import Monitor, RunState
+from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
 
-_COMMANDS = 3  # at most so many are printed of those that go on with runs
+_COMMANDS = 3  # of those that resume runs, at most so many are printed
 
-_STYLES = {"running": "green", "stalled": "yellow", "failed": "red", "diverged": "magenta", "done": "dim", "unreadable": "red"}
+_STYLES = {RUNNING: "green", STALLED: "yellow", FAILED: "red", DIVERGED: "magenta", DONE: "dim", UNREADABLE: "red"}
 
 
 def table(found: list[RunState], top: Path, most: int) -> Table:
-    """The runs that need a look first, at most `most` of them, with the counts of all in the title."""
-    drawn = Table(title=Text(f"{top}: {counts(found)}"), title_justify="left")
+    """At most `most` runs, those that need a look first, with the counts of all in the title."""
+    drawn = Table(title=Text(f"{top}: {describe(s.status for s in found)}"), title_justify="left")
     drawn.add_column("run", overflow="ellipsis", no_wrap=True, ratio=3)
     drawn.add_column("status", no_wrap=True)
     drawn.add_column("step", justify="right", no_wrap=True)
@@ -35,80 +33,80 @@ def table(found: list[RunState], top: Path, most: int) -> Table:
         name = s.folder.name if s.folder == top else str(s.folder.relative_to(top))
         drawn.add_row(Text(name), s.status, step, Text(s.detail), style=_STYLES.get(s.status))
     if len(found) > most:
-        drawn.add_row(f"... and {len(found) - most} more (--all shows them)", "", "", "")
+        drawn.add_row(f"... and {len(found) - most:,} more (--all shows them)", "", "", "")
     return drawn
 
 
-def counts(found: list[RunState]) -> str:
-    """How many runs there are of each status, in words."""
-    of_status = Counter(s.status for s in found)
-    listed = ", ".join(f"{of_status[s]} {s}" for s in STATE_ORDER if of_status[s])
-    return f"{len(found)} run{'' if len(found) == 1 else 's'}: {listed}"
-
-
 def plain(found: list[RunState]) -> str:
-    """Every run on a line of its own, for pipes and files: status, step, folder, detail, separated by tabs."""
+    """A line for each run, for pipes and files: status, step, folder and detail, separated by tabs."""
     rows = ((s.status, "" if s.step is None else f"{s.step}/{s.steps}", str(s.folder), s.detail) for s in found)
     return "\n".join("\t".join(row) for row in rows)
 
 
 def advice(found: list[RunState], top: Path) -> list[str]:
-    """What to type next, a line for each thing that there is to do."""
-    by_status = {status: [s for s in found if s.status == status] for status in STATE_ORDER}
+    """What to type next, one command a line."""
+    by_status = {status: [s for s in found if s.status == status] for status in LISTED}
     here = shlex.quote(str(top))
     lines = []
-    if by_status["running"]:
-        lines.append(f"look on: {command_name('status')} {here} --watch")
-    for status in ("failed", "stalled"):
-        if by_status[status] and (log := _log(by_status[status])) is not None:
-            lines.append(f"why it {'failed' if status == 'failed' else 'stopped'}: tail -n 30 {shlex.quote(str(log))}")
-    jobs = [(s.job, s.in_queue) for s in by_status["stalled"] if s.job is not None]
+    if by_status[RUNNING]:
+        lines.append(f"watch: {command_name('status')} {here} --watch")
+    for status in (FAILED, STALLED):
+        if (log := _log(by_status[status])) is not None:
+            lines.append(f"see why a run {status}: tail -n 30 {shlex.quote(str(log))}")
+    jobs = [(s.job, s.in_queue) for s in by_status[STALLED] if s.job is not None]
     if ended := [job for job, in_queue in jobs if in_queue is False]:
-        lines.append(f"how its job ended: sacct -j {shlex.quote(ended[0])}")
+        lines.append(f"see how a stalled run's job ended: sacct -j {shlex.quote(ended[0])}")
     if silent := [job for job, in_queue in jobs if in_queue]:
-        lines.append(f"its job still runs, without a sign of life; to end it: scancel {shlex.quote(silent[0])}")
-    if waiting := [s.job for s in by_status["queued"] if s.job is not None and s.in_queue]:
-        lines.append(f"{len(waiting)} wait in the cluster's queue; when they may start: squeue --start --jobs={_arrays(waiting)}")
-    lines += _go_on([s for status in ("failed", "stalled", "queued") for s in by_status[status] if not s.in_queue], top)
-    if broken := by_status["unreadable"]:
-        record = shlex.quote(str(broken[0].folder / "run.json"))
-        lines.append(f"look at the broken record: cat {record}; launching its sweep again makes the run anew")
-    if by_status["done"] or by_status["diverged"]:
+        lines.append(f"cancel a job that is still running without a heartbeat: scancel {shlex.quote(silent[0])}")
+    if waiting := [s.job for s in by_status[QUEUED] if s.job is not None and s.in_queue]:
+        runs = counted(len(waiting), "run")
+        lines.append(f"see when {runs} in the cluster's queue may start: squeue --start --jobs={_arrays(waiting)}")
+    lines += _resume([s for status in (FAILED, STALLED, QUEUED) for s in by_status[status] if not s.in_queue], top)
+    if broken := by_status[UNREADABLE]:
+        lines.append(f"inspect an unreadable run: {_inspect(broken[0].folder)}")
+    if by_status[DONE] or by_status[DIVERGED]:
         lines.append(f"tables: {command_name('report')} {here}")
     return lines
 
 
+def _inspect(folder: Path) -> str:
+    """What shows why a folder can't be read."""
+    record = folder / "run.json"
+    return f"cat {shlex.quote(str(record))}" if record.is_file() else f"ls -la {shlex.quote(str(folder))}"
+
+
 def _log(found: list[RunState]) -> Path | None:
-    """The first file that says what happened to one of these runs."""
+    """The first file that says what happened to one of these runs, None where there is none."""
     places = (s.folder / name for s in found for name in ("error.txt", "log.txt"))
     return next((place for place in places if place.is_file()), None)
 
 
 def _arrays(jobs: list[str]) -> str:
-    """The jobs without their tasks, as squeue takes them."""
+    """The jobs without their task numbers, as squeue takes them."""
     return ",".join(dict.fromkeys(job.split("_")[0] for job in jobs))
 
 
-def _go_on(found: list[RunState], top: Path) -> list[str]:
-    """The commands that start what is left: those that the runs were started with."""
+def _resume(found: list[RunState], top: Path) -> list[str]:
+    """The commands that resume what is left: those that started the runs."""
     by_command: dict[str, list[RunState]] = {}
     for s in found:
         command = f"{command_name('train')} {shlex.quote(f'resume={s.folder}')}" if not s.command else _again(s.command)
         by_command.setdefault(command, []).append(s)
     lines = []
     for command, runs in list(by_command.items())[:_COMMANDS]:
-        counts = Counter(s.status for s in runs)
-        what = ", ".join(f"{n} {status}" for status, n in counts.items())
-        unsure = any(s.in_queue is None for s in runs) or (set(counts) == {"queued"} and any(s.job is None for s in runs))
-        at_work = " once nothing is at work on them" if unsure else ""
-        lines.append(f"go on with {what}{at_work}: {command}")
+        kinds = {s.status for s in runs}
+        mixed = f"{counted(len(runs), 'run')} ({count_statuses(s.status for s in runs)})"
+        what = counted(len(runs), f"{runs[0].status} run") if len(kinds) == 1 else mixed
+        unsure = any(s.in_queue is None for s in runs) or (kinds == {QUEUED} and any(s.job is None for s in runs))
+        once = f", once no process is working on {'it' if len(runs) == 1 else 'them'}" if unsure else ""
+        lines.append(f"resume {what}{once}: {command}")
     if len(by_command) > _COMMANDS:
-        lines.append(f"... and {len(by_command) - _COMMANDS} more commands; each run.json below {top} has its own")
+        lines.append(f"... and {counted(len(by_command) - _COMMANDS, 'more command')}: each run.json below {top} holds its own")
     return lines
 
 
 def _again(command: str) -> str:
-    """A recorded command, without what would repeat finished runs or leave failed ones alone."""
+    """A recorded command, without what would repeat finished runs or skip failed ones."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -122,7 +120,7 @@ def show(look: Monitor, console: Console, most: int) -> None:
         console.print(table(found, look.top, most))
     else:
         print(plain(found))
-        print(f"{look.top}: {counts(found)}")
+        print(f"{look.top}: {describe(s.status for s in found)}")
     print("\n".join([*look.remark, *advice(found, look.top)]), flush=True)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bitnet.config.run import ModelConfig, QuantConfig
 from bitnet.model.quant import ACTIVATIONS, WEIGHTS, absmean_scaled, quantise_rows, straight_through, ternary_codes
+from bitnet.runs.columns import PARTS
 
 ACTIVATION_FUNCTIONS = {"relu2": lambda x: F.relu(x).square(), "silu": F.silu, "gelu": F.gelu}
 
@@ -190,11 +191,8 @@ class BitNet(nn.Module):
         return self.logits(self.hidden(ids_BT))
 
 
-PARTS = ("embedding", "attention", "ffn", "head", "norm")
-
-
 def part_of(name: str) -> str:
-    """Which of `PARTS` a parameter of `BitNet` belongs to, by its name."""
+    """Which of `columns.PARTS` a parameter of `BitNet` belongs to, by its name."""
     if name.endswith("norm.weight"):
         return "norm"
     return next(p for p in PARTS if f"{p}." in name)

@@ -16,7 +16,7 @@ import numpy as np
 from bitnet.cli.overrides import key_of, readable_overrides
 from bitnet.common.console import command_name
 from bitnet.common.errors import UserError
-from bitnet.config.base import boundary_step
+from bitnet.config.base import boundary_step, value_at
 from bitnet.config.data import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
 from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig
@@ -26,7 +26,9 @@ from bitnet.planning import cost
 from bitnet.planning.request import Placement, RunRequest
 from bitnet.planning.warnings import Notice, check_folders, check_machine, few_seeds, machine_busy, merge_notices, same_runs
 from bitnet.runs.folders import folder_label, run_folder
-from bitnet.runs.record import FINAL, RunRecord
+from bitnet.runs.reading import Unreadable
+from bitnet.runs.record import RunRecord, read_record
+from bitnet.runs.statuses import FAILED, FINAL, UNREADABLE
 from bitnet.sweep.branching import candidate
 from bitnet.training.branches import Candidate, plan_branches
 from bitnet.training.device import pick_device
@@ -137,27 +139,24 @@ def settings(asked: Sequence[RunRequest]) -> list[dict[str, str]]:
     for a in asked:
         values = a.config.model_dump(mode="json")
         options = {k: v for k, v in a.choices.items() if k not in {"sweeps", "launcher"}}
-        rows.append(options | {k: _value(values, k) for k in keys})
+        rows.append(options | {k: "" if (value := value_at(values, k)) is None else str(value) for k in keys})
     return rows
-
-
-def _value(values: Any, key: str) -> str:
-    """The value of a dotted key as text; empty where this run's variant of the part has none."""
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return "" if values is None else str(values)
 
 
 def _standing(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
     """How the run stands on disk, in words; whether it is over; the step of its newest checkpoint."""
-    record = {} if config.overwrite else RunRecord(folder).read()
-    status = record.get("status")
-    if status is None:
+    if config.overwrite or not any((folder / name).exists() for name in ("run.json", "metrics.csv")):
         return "new", False, 0
-    if status in FINAL:
+    status = RunRecord(folder).read().get("status")
+    finished = status in FINAL
+    try:
+        read_record(folder)
+    except Unreadable as error:
+        status = f"{UNREADABLE} ({error})"
+    if finished:
         return status, True, 0
     saved = RunRecord(folder).saved_step
-    if status == "failed" and config.launcher.retry == 0:
+    if status == FAILED and config.launcher.retry == 0:
         return "failed, left", True, 0
     return f"{status}, goes on after step {saved:,}" if saved else f"{status}, from the start", False, saved
 

@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from bitnet.common.console import command_name
 from bitnet.common.errors import UserError
-from bitnet.common.text import format_bytes, format_duration
+from bitnet.common.text import MISSING, counted, format_bytes, format_duration
 from bitnet.config.run import RunConfig
 from bitnet.planning.totals import totals
 
@@ -25,18 +25,16 @@ if TYPE_CHECKING:
     from bitnet.planning.request import Placement
     from bitnet.planning.warnings import Notice
 
-_MISSING = "\u2013"
-
 _WIDTH = 118
 
 
 # ------------------------------------------------------------------------------------------------------------ printing
 def _number(value: float | None) -> str:
-    return _MISSING if value is None else f"{value:,.0f}"
+    return MISSING if value is None else f"{value:,.0f}"
 
 
 def _clock(seconds: float | None) -> str:
-    return _MISSING if seconds is None else format_duration(seconds)
+    return MISSING if seconds is None else format_duration(seconds)
 
 
 def _steps(run: Forecast) -> str:
@@ -50,7 +48,7 @@ def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str],
     heads += ["parameters", "memory", "steps", "tokens", "time", "disk", "state"]
     table = []
     for n, r in enumerate(runs, 1):
-        who = [str(n), r.run_id or _MISSING, *([r.arm or ""] if named else []), *(r.settings.get(k, "") for k in differing)]
+        who = [str(n), r.run_id or MISSING, *([r.arm or ""] if named else []), *(r.settings.get(k, "") for k in differing)]
         costs = [
             _number(r.parameters),
             format_bytes(r.memory),
@@ -65,7 +63,7 @@ def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str],
 
 def _summary(total: dict[str, Any], place: Placement) -> str:
     """Totals in a sentence."""
-    text = f"{total['runs']} runs, {total['to_do']} to do: "
+    text = f"{counted(total['runs'], 'run')}, {total['to_do']:,} to do: "
     if total["seconds"] is not None:
         text += f"{format_duration(total['seconds'])} one after another"
         side = total["seconds_at_once"]
@@ -83,7 +81,7 @@ def _where(place: Placement, out: str) -> str:
         device = describe(pick_device(place.device))
     except UserError:
         device = place.device
-    threads = "" if place.threads is None else f", {place.threads} thread{'s' * (place.threads > 1)} each"
+    threads = "" if place.threads is None else f", {counted(place.threads, 'thread')} each"
     return f"{device}, {place.at_once} at once{threads}, below {out}"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet.common.errors import UserError
 from bitnet.common.files import existing_parent, why_unwritable
-from bitnet.common.text import format_bytes
+from bitnet.common.text import counted, format_bytes
 from bitnet.config.claims import ENOUGH_SEEDS, seeds_allow
 from bitnet.config.identity import digest
 from bitnet.config.run import RunConfig
@@ -71,10 +71,6 @@ def few_seeds(config: RunConfig, identities: Sequence[dict[str, Any]]) -> list[N
     allowed = [f"n={n} ({counted(arms_with[n], 'arm')}) allows {seeds_allow(n)}" for n in few]
     text = f"seeds for {counted(len(claims), 'declared claim')}: {'; '.join(allowed)}; a p-value under 0.05 needs"
     return [Notice("note", f"{text} n={ENOUGH_SEEDS} or more")]
-
-
-def counted(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def check_folders(config: RunConfig, runs: Sequence[Forecast], place: Placement) -> list[Notice]:

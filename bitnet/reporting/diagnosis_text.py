@@ -9,6 +9,7 @@ from tabulate import tabulate
 from bitnet.analysis.advice import Hint
 from bitnet.analysis.collapse import FLAT, FREQUENCY
 from bitnet.analysis.diagnosis import Diagnosis, numbers, tests
+from bitnet.common.text import MISSING
 
 _WIDTH = 110
 
@@ -60,7 +61,7 @@ def _numbers_table(d: Diagnosis) -> str:
 
 def _shown(value: float | None) -> str:
     if value is None:
-        return "\u2013"
+        return MISSING
     if value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"

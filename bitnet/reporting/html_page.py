@@ -7,7 +7,6 @@ sample or a run's record reaches the page as text: jinja2 escapes it, matplotlib
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,15 @@ import pandas as pd
 
 from bitnet.analysis import collapse, grouping, tables
 from bitnet.common.console import command_name
+from bitnet.common.text import MISSING
 from bitnet.reporting import curves, text_tables, wording
 from bitnet.reporting.svg import DotRow, draw_dots, draw_shares, draw_strip, framed_figure
 from bitnet.reporting.text_layout import Section
-from bitnet.reporting.text_tables import MISSING, number
+from bitnet.reporting.text_tables import number
 from bitnet.runs.columns import HOW, TEXT_NUMBERS
+from bitnet.runs.reading import read_json_or_empty
+from bitnet.runs.statuses import DONE, NOT_OVER
 from bitnet.verdicts.crossing import MOMENTS, Effects
-from bitnet.verdicts.evaluations import NOT_OVER
 from bitnet.verdicts.evidence import offset_of
 from bitnet.verdicts.experiment import Experiment, arm_names
 from bitnet.verdicts.verdict import Verdict
@@ -277,19 +278,10 @@ def _rows(frame: pd.DataFrame) -> list[list[str]]:
     return [[name, *cells] for name, cells in zip(frame.index, frame.to_numpy().tolist(), strict=True)]
 
 
-def _json(folder: str, name: str) -> dict[str, Any]:
-    """A run's JSON file; empty where it has none that can be read."""
-    try:
-        value = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _texts(experiment: Experiment, names: pd.Series) -> dict[str, Any]:
     """The numbers of continuations at the end of finished runs, mean over an arm's seeds with their n, beside the text's own."""
     runs, metrics = experiment.records.runs, experiment.records.metrics
-    done = runs[runs["status"] == "done"]
+    done = runs[runs["status"] == DONE]
     columns = [f"{how}_{name}" for how in HOW for name in TEXT_NUMBERS]
     last = metrics[metrics["run"].isin(done.index)].dropna(subset=columns, how="all").groupby("run")[columns].last()
     arms = last.groupby(runs["arm_id"].reindex(last.index))
@@ -298,7 +290,7 @@ def _texts(experiment: Experiment, names: pd.Series) -> dict[str, Any]:
     rows = [[name, *(wording.short_number(v) for v in by_arm.loc[arm])] for arm, name in named.items()]
     own: dict[str, Any] = {}
     for folder in runs["folder"]:
-        if own := _json(folder, "run.json").get("heldout_text") or {}:
+        if own := read_json_or_empty(Path(folder) / "run.json").get("heldout_text") or {}:
             break
     real = [wording.short_number(own.get(name)) for name in TEXT_NUMBERS]
     return {"rows": rows, "names": TEXT_NUMBERS, "how": HOW, "own": real if own else []}
@@ -316,7 +308,7 @@ class _Sample:
 def _samples(runs: pd.DataFrame, names: pd.Series) -> list[_Sample]:
     found = []
     for _, run in _in_order(runs, names).iterrows():
-        held = _json(run["folder"], "samples.json")
+        held = read_json_or_empty(Path(run["folder"]) / "samples.json")
         texts = [{k: _shown(t.get(k, MISSING)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in _dicts(held)]
         if texts:
             found.append(_Sample(f"{run['name']}, seed {run['seed']:.0f}", str(held.get("step", MISSING)), texts))
@@ -339,7 +331,7 @@ def _records(runs: pd.DataFrame, names: pd.Series) -> tuple[list[list[str]], lis
     environments: dict[str, int] = {}
     rows = []
     for _, run in _in_order(runs, names).iterrows():
-        record = _json(run["folder"], "run.json")
+        record = read_json_or_empty(Path(run["folder"]) / "run.json")
         rows.append(
             [
                 run["id"],

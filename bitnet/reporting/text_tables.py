@@ -9,9 +9,10 @@ import pandas as pd
 
 from bitnet.analysis import verification as plan
 from bitnet.analysis.published import DATA, PRINTED_PARAMETERS, VOCAB_SIZE, formula_parameters, same_data
+from bitnet.common.text import MISSING
 from bitnet.reporting.text_layout import Section
-
-MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
+from bitnet.runs.columns import PARTS
+from bitnet.runs.statuses import DONE
 
 PRINTED_STEPS = 12
 
@@ -42,7 +43,7 @@ def _tokens(row: pd.Series) -> str:
     return f"{row['mean']:.1f} [{row['min']:.0f}-{row['max']:.0f}]"
 
 
-def counted(n: int, diverged: int, unfinished: int) -> str:
+def _n_text(n: int, diverged: int, unfinished: int) -> str:
     """`2+1d+1u`: two runs behind the value, one diverged and one unfinished run in the arm."""
     return f"{n}" + (f"+{diverged}d" if diverged else "") + (f"+{unfinished}u" if unfinished else "")
 
@@ -50,7 +51,7 @@ def counted(n: int, diverged: int, unfinished: int) -> str:
 def _counts(table: pd.DataFrame) -> list[str]:
     # an unfinished run that already got as far as the table asks stands in n
     beyond = (table["runs"] - table["diverged"] - table["n"]).clip(lower=0).combine(table["unfinished"], min)
-    return [counted(n, d, u) for n, d, u in zip(table["n"], table["diverged"], beyond, strict=True)]
+    return [_n_text(n, d, u) for n, d, u in zip(table["n"], table["diverged"], beyond, strict=True)]
 
 
 def _beside(published: pd.Series, runs: pd.DataFrame) -> str:
@@ -103,12 +104,12 @@ def _arm_column(table: pd.DataFrame, arm: pd.Series, steps: list[float]) -> tupl
     """Heading and cells of one arm: how many runs, then each step's figure, with its own n where that is smaller."""
     most = int(table["n"].max()) if len(table) else 0
     compared = bool(table["published"].notna().any())
-    cells = [counted(most, int(arm["diverged"]), max(0, int(arm["runs"] - arm["diverged"] - most)))]
+    cells = [_n_text(most, int(arm["diverged"]), max(0, int(arm["runs"] - arm["diverged"] - most)))]
     for step in steps:
         row = table.loc[step] if step in table.index else None
         text = MISSING if row is None else _tokens(row)
         if row is not None and 0 < row["n"] + row["n_diverged"] < most + arm["diverged"]:
-            text += f" n={counted(int(row['n']), int(row['n_diverged']), 0)}"
+            text += f" n={_n_text(int(row['n']), int(row['n_diverged']), 0)}"
         cells.append(f"{text} ({number(None if row is None else row['published'], 0)})" if compared else text)
     return arm["arm"] + (" (published)" if compared else ""), cells
 
@@ -183,7 +184,7 @@ def parameters(table: pd.DataFrame) -> Section:
         number(h, 0) + ("" if study_layout else f" ({layers:.0f} layers, FFN {ffn:.0f})")
         for study_layout, h, layers, ffn in zip(usual, table["hidden_size"], table["num_layers"], table["ffn_size"], strict=True)
     ]
-    numbers = ["vocab_size", "total", "embedding", "attention", "ffn", "head", "norm", "formula", "difference"]
+    numbers = ["vocab_size", "total", *PARTS, "formula", "difference"]
     heads = {"vocab_size": "V", "difference": "off by"}
     columns = {heads.get(c, c): [number(v, 0) for v in table[c]] for c in numbers}
     columns["published"] = [MISSING if pd.isna(v) else f"{v / 1e6:.0f}M" for v in table["published"]]
@@ -274,7 +275,7 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
     """Rows runs, or nothing but the caption when all is well."""
     runs = sum(counts.values())
     shown = ", ".join(f"{n} {status}" for status, n in counts.items())
-    caption = f"All {runs} runs done." if counts.get("done") == runs else f"{runs} runs: {shown}."
+    caption = f"All {runs} runs done." if counts.get(DONE) == runs else f"{runs} runs: {shown}."
     if again:
         caption += f" {again} folder(s) hold a run that another one holds too; each run counts once."
     who = [MISSING if pd.isna(seed) else f"{arm}, seed {seed:.0f}" for arm, seed in zip(table["arm"], table["seed"], strict=True)]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bitnet.analysis.collapse import SLACK_NATS
-from bitnet.common.text import format_significant
+from bitnet.common.text import MISSING, counted, format_significant
 from bitnet.config.claims import (
     DERIVED,
     ENOUGH_SEEDS,
@@ -26,10 +26,9 @@ from bitnet.config.claims import (
     Selector,
 )
 from bitnet.reporting.text_layout import Section
-from bitnet.reporting.text_tables import MISSING
 from bitnet.runs.columns import OTHER_COLUMNS
+from bitnet.runs.statuses import DIVERGED, DONE, FAILED, NOT_OVER
 from bitnet.verdicts.crossing import MOMENTS, Effects
-from bitnet.verdicts.evaluations import NOT_OVER
 from bitnet.verdicts.experiment import Experiment
 from bitnet.verdicts.verdict import NOT_YET, Verdict
 
@@ -195,7 +194,7 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
     verdicts = [v for e in sweeps for v in e.verdicts]
     if not verdicts:
         return ["No sweep here declares a claim, so nothing is judged: what follows shows the runs.", _runs(experiments)]
-    said = [f"{_many(len(verdicts), 'claim')} of {_many(len(sweeps), 'sweep')}: {count_verdicts(verdicts)}."]
+    said = [f"{counted(len(verdicts), 'claim')} of {counted(len(sweeps), 'sweep')}: {count_verdicts(verdicts)}."]
     if waiting := sum(v.why.startswith(NOT_YET) for v in verdicts):
         said.append(f"{waiting} of the inconclusive ones {'waits' if waiting == 1 else 'wait'} for runs that are not over.")
     for experiment in sweeps:
@@ -211,13 +210,13 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
     if resized := sorted({o for e in sweeps if e.declaration.scale is None for o in _resized(e)}):
         said.append(f"Run with {' '.join(resized)} typed over what the sweeps' files say.")
     if late := sum(len(e.declaration.late) for e in sweeps):
-        said.append(f"{_many(late, 'claim')} declared or changed after the first run began.")
+        said.append(f"{counted(late, 'claim')} declared or changed after the first run began.")
     if known := sum(len(e.declaration.known) for e in sweeps):
-        said.append(f"{_many(known, 'claim')} declared when results that they speak of existed, taken over from another sweep.")
+        said.append(f"{counted(known, 'claim')} declared when results that they speak of existed, taken over from another sweep.")
     if apart := [e for e in experiments if not e.leading]:
         runs = sum(len(e.records.runs) for e in apart)
         said.append(
-            f"{_many(runs, 'run')} of another scale, length, data or override beside them: judged apart, not counted above."
+            f"{counted(runs, 'run')} of another scale, length, data or override beside them: judged apart, not counted above."
         )
     return [*said, _runs(experiments)]
 
@@ -269,16 +268,14 @@ def inert_text(effects: Effects) -> str:
 def _runs(experiments: Sequence[Experiment]) -> str:
     statuses = Counter(status for e in experiments for status in e.records.runs["status"])
     total, left = sum(statuses.values()), sum(statuses[s] for s in NOT_OVER)
-    parts = [f"{statuses['done']} done", *(f"{statuses[s]} {s}" for s in ("diverged", "failed") if statuses[s])]
+    parts = [f"{statuses[s]:,} {s}" for s in (DONE, DIVERGED, FAILED) if statuses[s] or s == DONE]
     lost = {folder for e in experiments for folder in e.records.unreadable["folder"]}
-    unread = f" {_many(len(lost), 'more folder')} can't be read as {'a run' if len(lost) == 1 else 'runs'}." if lost else ""
-    return f"Of {_many(total, 'run')}, {', '.join([*parts, *([f'{left} not over'] if left else [])])}.{unread}"
+    unread = f" {counted(len(lost), 'more folder')} can't be read as {'a run' if len(lost) == 1 else 'runs'}." if lost else ""
+    if statuses[DONE] == total:
+        return f"{f'All {total:,} runs are' if total > 1 else 'The one run is'} done.{unread}"
+    return f"{counted(total, 'run')}: {', '.join([*parts, *([f'{left:,} not over'] if left else [])])}.{unread}"
 
 
 def capitalised(text: str) -> str:
     """As a sentence begins; the rest as it is, for a name may hold capitals that matter."""
     return text[:1].upper() + text[1:]
-
-
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"

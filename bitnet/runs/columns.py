@@ -18,6 +18,8 @@ STUDY_COLUMNS: dict[str, str] = {
     "WD": "weight decay that the schedule gives at this step; 2 decimals",
 }
 
+PARTS = ("embedding", "attention", "ffn", "head", "norm")  # of a model: each of its parameters belongs to one
+
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 MANY_CONTEXTS = (20, 200, 2000)
@@ -81,7 +83,7 @@ OTHER_COLUMNS: dict[str, str] = {
     "latent_norm": "mean magnitude of the norm gains",
     "outside_codes": "ternary codes outside -1, 0, 1",
     "outside_latents": "latent parameters outside [-1, 1], embedding, head and gains included: the study's count",
-    **{f"outside_{part}": f"those of them in the {part}" for part in ("embedding", "attention", "ffn", "head", "norm")},
+    **{f"outside_{part}": f"those of them in the {part}" for part in PARTS},
     "outside_scaled_attention": "share of latent attention weights above mean(abs w), which clipping brings back",
     "outside_scaled_ffn": "the same for the FFN",
 }

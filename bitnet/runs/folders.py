@@ -1,13 +1,11 @@
-"""Run records: where a run lives, `run.json`, `config.yaml` and `metrics.csv`, each written so that a crash can't tear it.
-
-The readers of these files are in `runs.py`; what the columns mean stands in `columns.py`.
-"""
+"""Run folders: what they are called, where they lie and how they are found again, and the checkpoints in them."""
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -59,6 +57,30 @@ def check_inside(folder: Path, out: Path) -> None:
     for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
         if (real := place.resolve()) != place and not real.is_relative_to(out.resolve()):
             raise UserError(f"{place}: is a link that leads out of {out}, where nothing is written; remove it")
+
+
+def find_runs(directories: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
+    """The run folders at and below `directories`, each once and in a fixed order; with a reason, folders that can't be listed.
+
+    A run folder holds `run.json` or `metrics.csv`. Nothing is looked for inside one, in hidden folders, or behind links.
+
+    Raises:
+        UserError: a directory that is not there.
+    """
+    seen: set[str] = set()
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such folder; give a run, a sweep, or a folder of sweeps")
+        blocked: list[OSError] = []
+        for at, inside, files in os.walk(directory, onerror=blocked.append):
+            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            if "run.json" not in files and "metrics.csv" not in files:
+                continue
+            inside.clear()
+            if (real := os.path.realpath(at)) not in seen:
+                seen.add(real)
+                yield Path(at), None
+        yield from ((Path(error.filename), f"can't be listed: {error.strerror}") for error in blocked)
 
 
 _CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bitnet.runs.reading import read_json_or_empty
+
 _NAME = ".progress.json"
 
 
@@ -20,11 +22,7 @@ def write(folder: Path, values: Mapping[str, Any]) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """The newest heartbeat: time, step, loss, unique, tokens_per_second, left; empty without one."""
-    try:
-        value = json.loads((folder / _NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return read_json_or_empty(folder / _NAME)
 
 
 def remove(folder: Path) -> None:

@@ -1,7 +1,4 @@
-"""Run records: where a run lives, `run.json`, `config.yaml` and `metrics.csv`, each written so that a crash can't tear it.
-
-The readers of these files are in `runs.py`; what the columns mean stands in `columns.py`.
-"""
+"""What made a run: versions, the code's commit, the command."""
 
 from __future__ import annotations
 

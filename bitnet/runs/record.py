@@ -1,7 +1,4 @@
-"""From a configuration to a run's folder: validated against machine and data, named after what it is, frozen.
-
-What `run.execute` does later depends on the folder alone.
-"""
+"""The record of a run, `run.json` and `config.yaml`: read, and written so that a crash can't tear it."""
 
 from __future__ import annotations
 
@@ -18,7 +15,9 @@ from filelock import FileLock, Timeout
 
 from bitnet.common.errors import UserError
 from bitnet.common.files import write_atomically
+from bitnet.runs import statuses
 from bitnet.runs.folders import check_inside, checkpoints
+from bitnet.runs.reading import Unreadable, read_json_mapping, read_json_or_empty, read_yaml_mapping
 
 
 class RunLocked(UserError):
@@ -30,7 +29,7 @@ def lock_run(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
     """Hold the run's lock, which the system releases with the process.
 
     Raises:
-        Busy: when another process holds it and `wait` is not asked for.
+        RunLocked: when another process holds it and `wait` is not asked for.
     """
     check_inside(record.folder.resolve(), record.folder.resolve())  # before the lock, which is a file in it
     try:
@@ -44,12 +43,7 @@ def lock_run(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
 SCHEMA = 1
 
 
-# libyaml where it is there: ten times as fast
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 _YamlDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-FINAL = ("done", "diverged")  # states with a result: not run again unless asked
 
 
 def utc_now() -> str:
@@ -66,13 +60,26 @@ _OWN_FACTS |= {"created", "command"}
 def declare_sweep(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write down what a sweep asks and claims before its first run: `sweep.json`, which keeps every version with its time."""
     path = folder / "sweep.json"
-    try:
-        versions = json.loads(path.read_text(encoding="utf-8"))["declared"]
-    except (OSError, ValueError, KeyError, TypeError):
+    versions = read_json_or_empty(path).get("declared")
+    if not isinstance(versions, list) or not all(isinstance(version, dict) for version in versions):
         versions = []
     if not versions or {k: v for k, v in versions[-1].items() if k != "at"} != dict(facts):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"declared": [*versions, {"at": utc_now(), **facts}]}, indent=2) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run, as every reader of this version understands it.
+
+    Raises:
+        Unreadable: there is no `run.json`, it is torn, or it is of another version.
+    """
+    record = read_json_mapping(folder / "run.json")
+    if record.get("schema") != SCHEMA:
+        raise Unreadable(f"run.json: schema={record.get('schema')!r}, this version reads {SCHEMA}")
+    if record.get("status") not in statuses.STORED:
+        raise Unreadable(f"run.json: status={record.get('status')!r} is none of {', '.join(statuses.STORED)}")
+    return record
 
 
 class RunRecord:
@@ -110,16 +117,12 @@ class RunRecord:
 
     def read(self) -> dict[str, Any]:
         """`run.json`; empty when there is none or it can't be read."""
-        try:
-            value = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return read_json_or_empty(self.folder / "run.json")
 
     def update(self, **facts: Any) -> dict[str, Any]:
         """Set keys of `run.json`, keeping the others; how a run ended is on the disk on return."""
         record = self.read() | facts
-        ended = record.get("status") not in {"queued", "running"}
+        ended = record.get("status") not in statuses.OPEN
         write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting=ended)
         return record
 
@@ -127,7 +130,7 @@ class RunRecord:
         """A queued run: its frozen configuration and what is known before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
-        self.update(schema=SCHEMA, status="queued", reason=None, step=0, created=utc_now(), **facts)
+        self.update(schema=SCHEMA, status=statuses.QUEUED, reason=None, step=0, created=utc_now(), **facts)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Freeze the configuration."""
@@ -163,12 +166,9 @@ class RunRecord:
             UserError: when the folder holds none.
         """
         try:
-            values = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), _YamlLoader)
-        except (OSError, ValueError, yaml.YAMLError):
-            values = None
-        if not isinstance(values, dict):
-            raise UserError(f"resume={self.folder}: no readable config.yaml there; name the folder of a run")
-        return values
+            return read_yaml_mapping(self.folder / "config.yaml")
+        except Unreadable as error:
+            raise UserError(f"resume={self.folder}: no readable config.yaml there ({error}); name the folder of a run") from None
 
 
 def last_heldout_loss(folder: Path) -> float | None:

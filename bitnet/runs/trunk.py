@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bitnet.runs.folders import checkpoints
-from bitnet.runs.record import FINAL, RunRecord
+from bitnet.runs.record import RunRecord
+from bitnet.runs.statuses import FINAL
 
 
 # ------------------------------------------------------------------------------------------------------------- running

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bitnet.config.run import RunConfig
-from bitnet.runs.record import FINAL, RunRecord
+from bitnet.runs.record import RunRecord
+from bitnet.runs.statuses import FAILED, FINAL
 from bitnet.runs.trunk import kept_checkpoint
 from bitnet.sweep.freeze import Queued, Resolved
 from bitnet.training.branches import Branch, Candidate, plan_branches
@@ -66,4 +67,4 @@ def candidate(
 
 def is_left_alone(run: Queued, config: RunConfig) -> bool:
     """Whether a launch leaves the run as it is: it is over, or failed and is not to be repeated."""
-    return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == "failed")
+    return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == FAILED)

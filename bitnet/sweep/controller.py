@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from bitnet.config.sweep import SweepConfig
 from bitnet.launch import local, slurm
 from bitnet.runs import trunk
 from bitnet.runs.provenance import provenance
-from bitnet.runs.record import FINAL, RunRecord, declare_sweep, last_heldout_loss
+from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss
+from bitnet.runs.statuses import DONE, FINAL, MISSING, count_statuses
 from bitnet.sweep.branching import is_left_alone, share_beginnings
 from bitnet.sweep.check_claims import check_claims
 from bitnet.sweep.expand import Arm, ComposedArm, expand
@@ -54,7 +54,7 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
         raise
     if todo and config.launcher.kind == "slurm" and not config.launcher.wait:
         look = f"{command_name('status')} {shlex.quote(str(queued[0].folder.parent))}"
-        say(f"look on: {look}; the same command again submits what is missing")
+        say(f"watch: {look}; the same command again submits what is missing")
         return returned
     trunk.remove_branch_checkpoints([q.folder for q in queued])
     _summary(queued)
@@ -174,11 +174,11 @@ def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> P
 def _summary(queued: list[Queued]) -> None:
     """Counts by status from disk, each run that did not end well, and what to type next."""
     records = [(q.folder, RunRecord(q.folder).read()) for q in queued]
-    counts = Counter(r.get("status", "missing") for _, r in records)
-    for folder, record in records:
-        if record.get("status") not in {"done"}:
-            say(f"{record.get('status', 'missing')}: {folder.name}: {record.get('reason')}")
-    say(", ".join(f"{n} {status}" for status, n in counts.items()))
+    found = [record.get("status", MISSING) for _, record in records]
+    for status, (folder, record) in zip(found, records, strict=True):
+        if status != DONE:
+            say(f"{status}: {folder.name}: {record.get('reason')}")
+    say(count_statuses(found))
     say(f"tables: {command_name('report')} {shlex.quote(str(queued[0].folder.parent))}")
-    if set(counts) - set(FINAL):
+    if set(found) - set(FINAL):
         raise SystemExit(1)

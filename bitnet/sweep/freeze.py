@@ -16,7 +16,8 @@ from bitnet.config.run import RunConfig
 from bitnet.data import prepared as prepared_data
 from bitnet.data.run_data import batches_and_heldout, data_facts, prepare_data
 from bitnet.runs.folders import check_inside, check_writable, folder_label, run_folder
-from bitnet.runs.record import FINAL, RunLocked, RunRecord, lock_run
+from bitnet.runs.record import RunLocked, RunRecord, lock_run
+from bitnet.runs.statuses import FINAL
 
 
 @dataclass(frozen=True)

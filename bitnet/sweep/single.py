@@ -55,7 +55,8 @@ def _run(cfg: DictConfig) -> float | None:
 def _execute(folder: Path) -> float | None:
     """`run.execute`; in a single run, a failure that is on record is one line and exit code 1."""
     from bitnet.common.console import say
-    from bitnet.runs.record import FINAL, RunRecord, last_heldout_loss
+    from bitnet.runs.record import RunRecord, last_heldout_loss
+    from bitnet.runs.statuses import FINAL
     from bitnet.training import execute
 
     alone = HydraConfig.get().mode != RunMode.MULTIRUN

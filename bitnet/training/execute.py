@@ -21,7 +21,8 @@ from bitnet.data.prepared import Prepared, open_prepared
 from bitnet.data.run_data import data_facts, prepare_data
 from bitnet.model.transformer import parameter_counts
 from bitnet.runs.provenance import provenance
-from bitnet.runs.record import FINAL, RunRecord, last_heldout_loss, lock_run, utc_now
+from bitnet.runs.record import RunRecord, last_heldout_loss, lock_run, utc_now
+from bitnet.runs.statuses import FINAL
 from bitnet.runs.trunk import keep_for_branches, trunk_threads
 from bitnet.training import branches, checkpoint
 from bitnet.training.build import build

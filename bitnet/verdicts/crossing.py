@@ -20,7 +20,8 @@ from bitnet.analysis.factors import anova, contrasts, inert
 from bitnet.analysis.frames import Records
 from bitnet.common.errors import UserError
 from bitnet.config.claims import ENOUGH_SEEDS, setting
-from bitnet.verdicts.evaluations import NOT_OVER, Evaluations
+from bitnet.runs.statuses import NOT_OVER
+from bitnet.verdicts.evaluations import Evaluations
 
 RESPONSE = "heldout_loss"
 

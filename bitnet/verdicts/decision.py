@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bitnet.analysis import stats
-from bitnet.common.text import format_significant
+from bitnet.common.text import counted, format_significant
 from bitnet.config.claims import seeds_allow
 
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
@@ -25,7 +25,7 @@ def decide(
         offset: what the reason adds to the numbers: of a bound they are the distance to it.
     """
     if estimate.n < 3:
-        return "inconclusive", f"{estimate.n} seed{'s' * (estimate.n > 1)}: {seeds_allow(estimate.n)}"
+        return "inconclusive", f"{counted(estimate.n, 'seed')}: {seeds_allow(estimate.n)}"
     alpha = stats.ALPHA / claims
     plain, interval = estimate.interval(), estimate.interval(1 - alpha)
     if plain is None or interval is None:

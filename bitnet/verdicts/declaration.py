@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet.common.text import format_list
+from bitnet.runs.reading import Unreadable, read_json_mapping
 
 _Versions = Sequence[Mapping[str, Any]]
 
@@ -37,14 +37,12 @@ class Declaration:
 def declared_versions(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
     """What the `sweep.json` of a folder holds, oldest first, and what is wrong with it."""
     try:
-        found = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["declared"]
-        if all(isinstance(version["sweep"], dict) for version in found):
-            return list(found), None
-        return [], "sweep.json does not hold what a sweep declares"
-    except FileNotFoundError:
-        return [], "no sweep.json"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [], f"sweep.json can't be read ({type(error).__name__})"
+        found = read_json_mapping(folder / "sweep.json").get("declared")
+    except Unreadable as error:
+        return [], str(error)
+    if isinstance(found, list) and all(isinstance(v, dict) and isinstance(v.get("sweep"), dict) for v in found):
+        return found, None
+    return [], "sweep.json does not hold what a sweep declares"
 
 
 def frozen_sweeps(runs: pd.DataFrame) -> list[Mapping[str, Any]]:

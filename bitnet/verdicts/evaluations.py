@@ -12,8 +12,6 @@ from bitnet.common.errors import UserError
 from bitnet.config.base import boundary_step, value_at
 from bitnet.config.claims import DERIVED, RUN_FACTS
 
-NOT_OVER = ("running", "queued", "missing")
-
 _LOSSES = ("Loss", "heldout_loss")  # no two runs of different seeds have the same ones throughout
 
 

@@ -13,7 +13,8 @@ from bitnet.analysis.stats import Estimate, no_spread, one_sample, two_sample
 from bitnet.common.errors import UserError
 from bitnet.common.text import format_list
 from bitnet.config.claims import RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction
-from bitnet.verdicts.evaluations import NOT_OVER, Evaluations
+from bitnet.runs.statuses import NOT_OVER
+from bitnet.verdicts.evaluations import Evaluations
 from bitnet.verdicts.resolution import COUNTS, metric_resolution
 from bitnet.verdicts.selection import check_alike, select
 

@@ -21,6 +21,7 @@ from bitnet.analysis import frames, grouping, tables
 from bitnet.analysis.collapse import NEEDED, run_facts
 from bitnet.analysis.frames import Records
 from bitnet.common.errors import UserError
+from bitnet.common.text import counted
 from bitnet.config.claims import AnyClaim
 from bitnet.runs.columns import COLUMNS, HOW, TEXT_NUMBERS
 from bitnet.verdicts import verdict
@@ -121,14 +122,11 @@ def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Ex
     if len(found) < 2:
         return found
     leader, *others = found
-    apart = ", ".join(f"{_many(len(e.records.runs))} of {e.kind}" for e in others)
-    note = f"judged are the {_many(len(leader.records.runs))} of {leader.kind}; this folder also holds {apart}, judged apart"
+    apart = ", ".join(f"{counted(len(e.records.runs), 'run')} of {e.kind}" for e in others)
+    own_runs = counted(len(leader.records.runs), "run")
+    note = f"judged are the {own_runs} of {leader.kind}; this folder also holds {apart}, judged apart"
     others = [replace(e, name=f"{e.name} ({e.kind})", leading=False) for e in others]
     return [replace(leader, declaration=replace(leader.declaration, notes=(*leader.declaration.notes, note))), *others]
-
-
-def _many(n: int) -> str:
-    return f"{n} run{'s' * (n != 1)}"
 
 
 def _named(sweeps: Sequence[Mapping[str, Any]]) -> list[str]:

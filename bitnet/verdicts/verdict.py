@@ -36,10 +36,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitnet.analysis import stats
 from bitnet.common.errors import UserError, suggestion
+from bitnet.common.text import counted
 from bitnet.config.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, explains_itself, seeds_allow
 from bitnet.config.messages import error_sentence
+from bitnet.runs.statuses import NOT_OVER
 from bitnet.verdicts.decision import Word, decide, detectable, interval_text, number_text, own_value
-from bitnet.verdicts.evaluations import DERIVED_FROM, NOT_OVER, Evaluations
+from bitnet.verdicts.evaluations import DERIVED_FROM, Evaluations
 from bitnet.verdicts.evidence import SeedNumbers, Seedwise, Side, correlation_points, offset_of, seed_numbers, sides
 
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
@@ -280,7 +282,7 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
     if found.rho is None:
         return replace(verdict, why=f"{claim.metric} or {claim.other} is the same in every evaluation, or missing")
     if found.clusters < ENOUGH_SEEDS:
-        few = f"{found.clusters} seed{'s' * (found.clusters != 1)}: too few for a correlation; {ENOUGH_SEEDS} are needed"
+        few = f"{counted(found.clusters, 'seed')}: too few for a correlation; {ENOUGH_SEEDS} are needed"
         return replace(verdict, why=few)
     if plain is None or interval is None:
         return replace(verdict, why="no interval: without one of its seeds or another, rho is the same or is not there")

@@ -8,7 +8,8 @@ import torch
 
 from bitnet.config.run import ModelConfig, QuantConfig
 from bitnet.evaluation.weights import ternary_codes_of, weight_statistics
-from bitnet.model.transformer import PARTS, BitNet
+from bitnet.model.transformer import BitNet
+from bitnet.runs.columns import PARTS
 
 CODES = ("ternary_neg", "ternary_zero", "ternary_pos", "flip_rate", "outside_codes")
 SCALED = ("outside_scaled_attention", "outside_scaled_ffn")

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bitnet import status
 from bitnet.launch import monitor, slurm_queue, status_view
+from bitnet.runs.record import SCHEMA
 
 HOUR_AGO = time.time() - 3600
 
@@ -24,7 +25,7 @@ def run(top: Path, name: str, state: str, *, beat: float | None = None, log: str
     folder = top / "sweep" / name
     folder.mkdir(parents=True)
     record = folder / "run.json"
-    record.write_text(json.dumps({"status": state, "step": 10, "steps": 100, "reason": None} | facts))
+    record.write_text(json.dumps({"schema": SCHEMA, "status": state, "step": 10, "steps": 100, "reason": None} | facts))
     os.utime(record, (HOUR_AGO, HOUR_AGO))
     (folder / "log.txt").write_text(log)
     if beat is not None:
@@ -89,17 +90,17 @@ def test_what_is_left_goes_on_by_the_command_that_started_it(tmp_path, capsys):
     run(tmp_path, "one", "failed", command=COMMAND)
     run(tmp_path, "two", "queued", command=COMMAND)
     run(tmp_path, "three", "done", command=COMMAND)
-    assert f"go on with 1 failed, 1 queued: {COMMAND}" in shown(tmp_path, capsys)
+    assert f"resume 2 runs (1 failed, 1 queued): {COMMAND}" in shown(tmp_path, capsys)
 
 
 def test_going_on_repeats_nothing_and_leaves_no_failure_alone(tmp_path, capsys):
     run(tmp_path, "one", "failed", command=f"{COMMAND} overwrite=true launcher.retry=0 steps=20")
-    assert f"go on with 1 failed: {COMMAND} steps=20" in shown(tmp_path, capsys)
+    assert f"resume 1 failed run: {COMMAND} steps=20" in shown(tmp_path, capsys)
 
 
 def test_queued_runs_may_still_wait_for_their_launcher(tmp_path, capsys):
     run(tmp_path, "one", "queued", command=COMMAND)
-    assert f"go on with 1 queued once nothing is at work on them: {COMMAND}" in shown(tmp_path, capsys)
+    assert f"resume 1 queued run, once no process is working on it: {COMMAND}" in shown(tmp_path, capsys)
 
 
 def test_a_failure_shows_its_reason_its_last_words_and_where_to_read_on(tmp_path, capsys):
@@ -108,9 +109,9 @@ def test_a_failure_shows_its_reason_its_last_words_and_where_to_read_on(tmp_path
     lines = shown(tmp_path, capsys)
     assert by_name(tmp_path)["one"].detail == "out of memory; last words"
     assert by_name(tmp_path)["two"].detail == "RuntimeError: broken"
-    assert f"why it failed: tail -n 30 {folder}/log.txt" in lines
+    assert f"see why a run failed: tail -n 30 {folder}/log.txt" in lines
     (folder / "error.txt").write_text("Traceback")
-    assert f"why it failed: tail -n 30 {folder}/error.txt" in shown(tmp_path, capsys)
+    assert f"see why a run failed: tail -n 30 {folder}/error.txt" in shown(tmp_path, capsys)
     assert same.is_dir()
 
 
@@ -171,10 +172,10 @@ def test_the_queue_tells_what_the_disk_cannot(tmp_path, cluster, capsys):
     assert rows["run3"][0] == "stalled" and rows["run3"][1].endswith("job 12_3 out_of_memory")
     assert rows["run4"][0] == "stalled" and rows["run4"][1].endswith("job 12_4 is no longer in the queue")
     assert rows["run5"] == ("queued", "job 12_5 is no longer in the queue")
-    assert "how its job ended: sacct -j 12_3" in lines
-    assert "its job still runs, without a sign of life; to end it: scancel 12_2" in lines
-    assert any(line.startswith("2 wait in the cluster's queue") and line.endswith("--jobs=12") for line in lines)
-    assert f"go on with 2 stalled, 1 queued: {COMMAND}" in lines, "what the queue holds is left to it"
+    assert "see how a stalled run's job ended: sacct -j 12_3" in lines
+    assert "cancel a job that is still running without a heartbeat: scancel 12_2" in lines
+    assert "see when 2 runs in the cluster's queue may start: squeue --start --jobs=12" in lines
+    assert f"resume 3 runs (2 stalled, 1 queued): {COMMAND}" in lines, "what the queue holds is left to it"
     (call,) = calls.read_text().splitlines()
     assert "--jobs=12" in call.split()
 
@@ -201,7 +202,7 @@ def test_a_queue_that_cannot_be_asked_is_one_line(tmp_path, cluster, capsys, ans
     cluster(**answer)
     lines = shown(tmp_path / "runs", capsys)
     assert [said in line for line in lines if line.startswith("cluster queue:")] == [True]
-    assert f"go on with 1 stalled, 1 queued once nothing is at work on them: {COMMAND}" in lines
+    assert f"resume 2 runs (1 stalled, 1 queued), once no process is working on them: {COMMAND}" in lines
     assert not any("no longer" in line or "sacct" in line for line in lines)
 
 
@@ -250,7 +251,7 @@ def test_a_pipe_gets_a_line_for_each_run(tmp_path, capsys):
     assert status.main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("\t") == ["failed", "10/100", str(folder), "broken"]
-    assert lines[1] == f"{tmp_path}: 1 run: 1 failed"
+    assert lines[1] == f"{tmp_path}: 1 run: failed"
 
 
 def test_a_reader_that_stops_early_is_no_error(tmp_path):

@@ -96,6 +96,22 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(planned):
         assert (run["state"], run["done"], run["finished"]) == ("queued, goes on after step 16", 16, False)
 
 
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("{", "unreadable (run.json: Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (None, "unreadable (no run.json)"),
+        ('{"schema": 2}', "unreadable (run.json: schema=2, this version reads 1)"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_said_with_the_reason(planned, text, state):
+    assert train.main([*SMALL]) == 0
+    (record,) = Path("outputs").glob("*/*/run.json")
+    record.unlink() if text is None else record.write_text(text)
+    _, whole = planned(*SMALL)
+    assert [(r["state"], r["finished"]) for r in whole["runs"]] == [(f"{state}, goes on after step 20", False)]
+
+
 def test_it_writes_nothing(planned, tmp_path):
     planned(*SMALL, "-m", "seed=0,1")
     assert list(tmp_path.iterdir()) == []

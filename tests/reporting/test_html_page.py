@@ -130,7 +130,7 @@ def test_the_answer_is_what_the_verdicts_are(text):
         in text
     )
     assert "What is decided rests on n = 3 seeds (too few for a p-value under 0.05: intervals decide)." in text
-    assert "Of 12 runs, 12 done." in text
+    assert "All 12 runs are done." in text
 
 
 def test_a_claim_has_its_numbers_beside_the_published_ones(text):
@@ -197,7 +197,7 @@ def test_an_investigation_that_is_not_over_is_a_page_too(tmp_path):
     text = " ".join(_Page(report(tmp_path)).text.split())
     assert "1 claim of 1 sweep: 1 inconclusive. 1 of the inconclusive ones waits" in text
     assert "Sweep s has decided none of its claims yet." in text
-    assert "Of 8 runs, 0 done, 1 diverged, 1 failed, 6 not over. 1 more folder can't be read as a run." in text
+    assert "8 runs: 0 done, 1 diverged, 1 failed, 6 not over. 1 more folder can't be read as a run." in text
 
 
 def test_runs_of_no_sweep_are_shown_and_not_judged(tmp_path):
