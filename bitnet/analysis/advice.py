@@ -23,7 +23,7 @@ _SHRUNK = 0.5  # decoupled decay that left more than half of a weight's size is 
 class Case:
     """A run as far as it is looked at.
 
-    run: its row in `bitnet.runs.Records.runs`. course: its evaluations in order, with their class in `kind` (NaN: not known).
+    run: its row in `frames.Records.runs`. course: its evaluations in order, with their class in `kind` (NaN: not known).
     worst: the collapsed evaluation with the largest held-out loss, None without a collapse. facts: `collapse.run_facts`.
     """
 

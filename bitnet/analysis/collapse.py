@@ -101,8 +101,8 @@ def classify(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:
     Where no continuation was made, repetition is not looked for.
 
     Args:
-        runs: as `bitnet.runs.Records.runs`.
-        metrics: as `bitnet.runs.Records.metrics`, with the columns of `NEEDED`.
+        runs: as `bitnet.analysis.frames.Records.runs`.
+        metrics: as `bitnet.analysis.frames.Records.metrics`, with the columns of `NEEDED`.
     """
     if not len(metrics):
         return pd.Series(index=metrics.index, dtype="object")

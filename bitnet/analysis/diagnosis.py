@@ -1,4 +1,4 @@
-"""`python -m bitnet.diagnose`: what kind of collapse a run shows, in plain words, from its record alone."""
+"""What kind of collapse a run shows, from its record alone: the answer in one sentence and the numbers behind it."""
 
 from __future__ import annotations
 

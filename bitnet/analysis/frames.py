@@ -65,7 +65,7 @@ def read_runs(directories: Iterable[str | os.PathLike[str]], columns: Iterable[s
 
     Args:
         directories: run folders, sweep folders, or folders of sweeps, in any mix.
-        columns: of `bitnet.columns.COLUMNS`; what is not asked for is not parsed.
+        columns: of `bitnet.runs.columns.COLUMNS`; what is not asked for is not parsed.
     Raises:
         UserError: a directory that is not there, or no run in any of them.
     """

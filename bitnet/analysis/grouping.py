@@ -15,7 +15,7 @@ ONE_BY_ONE = "runs started one by one"
 
 
 def group_runs(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Ids of the runs of each experiment, by its name, in the order of `runs` (those of `bitnet.runs.Records`).
+    """Ids of the runs of each experiment, by its name, in the order of `runs` (those of `bitnet.analysis.frames.Records`).
 
     A run of named sweeps belongs to each of them. Runs of no sweep belong together when one command started them, or when
     their commands share an arm: seeds that were added later join the earlier ones. What is alone then stands with the

@@ -135,7 +135,7 @@ def match(runs: pd.DataFrame) -> pd.DataFrame:
     did (`expected`), however it was composed.
 
     Args:
-        runs: as `bitnet.runs.Records.runs`.
+        runs: as `bitnet.analysis.frames.Records.runs`.
     Returns:
         arm_id, source, step, unique, loss; one row for each arm and step.
     """

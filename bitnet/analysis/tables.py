@@ -1,6 +1,6 @@
 """The study's tables from run records: pure functions from frames to frames, in numbers.
 
-`runs` and `metrics` are those of `bitnet.runs.Records`, `published` is `bitnet.published.match(runs)`. An arm is what
+`runs` and `metrics` are those of `frames.Records`, `published` is `published.match(runs)`, both of this package. An arm is what
 runs that differ by seed only share. Rules that hold in every table:
 
 - mean, min, max and sd (n - 1; NaN at n = 1) are over the seeds of one arm.

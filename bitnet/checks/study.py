@@ -1,7 +1,4 @@
-"""Checks of a run before it starts: what is looked at, and the study's ten (4 of quantisation, 6 of sanity).
-
-Each check is a function of a `Subject` that says whether it passed, what it found and what it should have found. They look at
-what training itself builds, never at copies made for the check. `training_checks.py` has those that the study did not make.
+"""The study's ten checks: 4 of quantisation, 6 of sanity.
 
 Shapes: B sequences, T tokens, V vocabulary, O x I a weight.
 """

@@ -1,9 +1,5 @@
-"""Checks of a run before it starts: what is looked at, and the study's ten (4 of quantisation, 6 of sanity).
-
-Each check is a function of a `Subject` that says whether it passed, what it found and what it should have found. They look at
-what training itself builds, never at copies made for the check. `training_checks.py` has those that the study did not make.
-
-Shapes: B sequences, T tokens, V vocabulary, O x I a weight.
+"""What checks look at: the run as it would start. Each check is a function of a `Subject` that says whether it passed, what it
+found and what it should have found. They look at what training itself builds, never at copies made for the check.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ class CheckResult:
 
 
 class Subject:
-    """A run as it would start: configuration, data, and what `run.build` makes of them.
+    """A run as it would start: configuration, data, and what `training.build.build` makes of them.
 
     `trainer` is shared by the checks that only look; those that train take a `fresh` one.
     """

@@ -1,6 +1,6 @@
 """Checks of what changes a model: schedules, gradients, weight decay, resumption, and the data that it is trained on.
 
-As in `checks.py`, each is a function of a `Subject`. Values by hand are worked out here from the configuration's numbers,
+As in `checks/study.py`, each is a function of a `Subject`. Values by hand are worked out here from the configuration's numbers,
 not by the functions that they are held against.
 
 Shapes: B sequences, T tokens, H held-out sequences, V vocabulary, O x I a weight.

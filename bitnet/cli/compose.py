@@ -1,4 +1,7 @@
-"""Composing many arms quickly: what groups give is composed by Hydra once for each choice of options, plain values on top."""
+"""Composition by Hydra: the configuration of a command line, and of many arms quickly.
+
+What groups give is composed once for each choice of options, plain values are set on top.
+"""
 
 from __future__ import annotations
 

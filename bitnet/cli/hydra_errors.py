@@ -1,4 +1,4 @@
-"""The command line: flags apart from overrides, these as people type them, and errors that name the nearest name."""
+"""What Hydra and OmegaConf raise, as one sentence with the nearest name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""From a configuration to a run's folder: validated against machine and data, named after what it is, frozen.
-
-What `run.execute` does later depends on the folder alone.
-"""
+"""What goes to the person at the terminal: lines on stderr, text on stdout, how to type this program's commands."""
 
 from __future__ import annotations
 

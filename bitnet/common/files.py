@@ -1,7 +1,4 @@
-"""Run records: where a run lives, `run.json`, `config.yaml` and `metrics.csv`, each written so that a crash can't tear it.
-
-The readers of these files are in `runs.py`; what the columns mean stands in `columns.py`.
-"""
+"""Files that others rely on: whole or not there, their hashes, renames that last, whether they can be written."""
 
 from __future__ import annotations
 

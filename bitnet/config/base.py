@@ -1,4 +1,4 @@
-"""What every part of the configuration is built from: the strict base class, and numbers with their bounds."""
+"""What every part of the configuration is built from: the strict base class, numbers with their bounds, stage 2's first step."""
 
 from __future__ import annotations
 

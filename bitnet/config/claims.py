@@ -1,4 +1,4 @@
-"""What a sweep claims, declared in its file before it runs: data that `verdicts.py` judges, never code.
+"""What a sweep claims, declared in its file before it runs: data that `verdicts/` judges, never code.
 
 Every claim but a correlation comes down to one number for each seed, whose mean is judged. `at` and `since` name an
 evaluation: a step, a fraction of the run (0.5), `boundary` (the first evaluation of stage 2), or `end`; with a fraction or a
@@ -16,7 +16,7 @@ from bitnet.common.errors import suggestion
 from bitnet.config.base import ConfigModel, Number, Positive, refuse_bool, value_at
 from bitnet.runs.columns import COLUMNS
 
-# Numbers of a whole run, beside the columns of its evaluations; `collapse.py` computes them.
+# Numbers of a whole run, beside the columns of its evaluations; `analysis/collapse.py` computes them.
 RUN_FACTS: dict[str, str] = {
     "onset_step": "first evaluation that is collapsed; empty for a run that never is",
     "collapsed_share": "share of the evaluations after warm-up that are collapsed",
@@ -28,7 +28,7 @@ RUN_FACTS: dict[str, str] = {
 }
 
 
-# Numbers of an evaluation that hold for any vocabulary and corpus, beside its columns; `evidence.py` computes them.
+# Numbers of an evaluation that hold for any vocabulary and corpus, beside its columns; `verdicts/evaluations.py` computes them.
 DERIVED: dict[str, str] = {
     "heldout_below_uniform": "ln V less the held-out loss, nats: 0 for a model that knows nothing",
     "entropy_below_uniform": "ln V less the mean entropy of a prediction, nats: 0 for flat predictions",

@@ -1,4 +1,4 @@
-"""How runs are launched, and what a named sweep and its scale are, as typed, frozen parts of the configuration."""
+"""How runs are launched: local processes, one after another, or SLURM jobs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The whole configuration as typed, frozen objects: every knob, its unit, its bounds, and what can't be combined.
 
-Hydra composes YAML; `load` turns the result into a `RunConfig` once, at the door. From there on each function receives
+Hydra composes YAML; `load_config` turns the result into a `RunConfig` once, at the door. From there on each function receives
 the part that it needs. Nothing here imports torch, so that planning and reporting stay quick.
 """
 

@@ -1,4 +1,4 @@
-"""How runs are launched, and what a named sweep and its scale are, as typed, frozen parts of the configuration."""
+"""What a named sweep and a scale are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bitnet.common.errors import suggestion
 from bitnet.config.base import ConfigModel, Seed, refuse_bool
 from bitnet.config.claims import AnyClaim, explains_itself
 
-# The sources of bitnet/published.csv, here since reading a table takes pandas, which a configuration does without.
+# The sources of bitnet/analysis/published.csv, here since reading a table takes pandas, which a configuration does without.
 PublishedSource = Literal["phase1", "phase3", "phase4", "scaling", "track", "verification_example"]
 
 
 class SweepConfig(ConfigModel):
     """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
-    what it claims (`claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
+    what it claims (`config/claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
     """
 
     name: str

@@ -1,6 +1,5 @@
-"""Where training text comes from: Python's own documentation, the user's files, a hub dataset, or a synthetic chain.
+"""A source of text: what determines its content, and its texts, split by split.
 
-A `Corpus` says what determines its content (`fingerprint`) before it is read, and then yields texts, split by split.
 The order is fixed, so the same fingerprint always gives the same texts. Nothing here tokenises.
 """
 

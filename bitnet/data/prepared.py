@@ -154,7 +154,7 @@ def _build(
         if isinstance(data, SyntheticData):
             vocab_size, tallies = data.vocab_size, _write_synthetic(building, data)
         else:
-            assert corpus is not None and not isinstance(tokenizer, NoTokenizer)  # config.py lets no other pair through
+            assert corpus is not None and not isinstance(tokenizer, NoTokenizer)  # config lets no other pair through
             vocab_size, tallies = _write_text(building, data.encode, tokenizer, corpus)
         config = {"data": data.model_dump(mode="json"), "tokenizer": tokenizer.model_dump(mode="json")}
         manifest = config | {"identity": identity} | _contents(building, vocab_size, tallies)

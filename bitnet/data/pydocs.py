@@ -1,8 +1,4 @@
-"""Where training text comes from: Python's own documentation, the user's files, a hub dataset, or a synthetic chain.
-
-A `Corpus` says what determines its content (`fingerprint`) before it is read, and then yields texts, split by split.
-The order is fixed, so the same fingerprint always gives the same texts. Nothing here tokenises.
-"""
+"""The embedded corpus: docstrings and documentation topics of Python and of the installed dependencies."""
 
 from __future__ import annotations
 

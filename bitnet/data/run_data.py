@@ -1,7 +1,4 @@
-"""From a configuration to a run's folder: validated against machine and data, named after what it is, frozen.
-
-What `run.execute` does later depends on the folder alone.
-"""
+"""The data of a run: its prepared tokens, its batches and held-out text, and what its record says of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs on this machine: a process for each, as many at once as there are GPUs or cores; and what one sees of them."""
+"""What a person sees of the runs at work on this machine: a live table, or a line for each start and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The controller's end of `worker.py`: starts the process that runs are forked from, sends it jobs, hears how they end.
+"""The controller's end of `fork_server.py`: starts the process that runs are forked from, sends it jobs, hears how they end.
 
 That process needs seconds to import torch. `kept` starts it before the controller needs it, so that a sweep is composed
 meanwhile, and keeps it for all launches of a command, of which a search has many.
@@ -34,7 +34,7 @@ def describe_exit(code: int) -> str:
 
 
 class ForkServer:
-    """A process of `worker.py`, from its start on; it may not be ready yet."""
+    """A process of `fork_server.py`, from its start on; it may not be ready yet."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -55,7 +55,7 @@ class ForkServer:
         return json.loads(line)["gpus"]
 
     def start(self, job: dict[str, Any]) -> None:
-        """Fork a process for a run; `job` is what `worker.work` takes."""
+        """Fork a process for a run; `job` is what `fork_server.run_job` takes."""
         self._send(job)
         self.at_work += 1
 

@@ -1,4 +1,4 @@
-"""The process that runs are forked from, and what each of them does: `python -m bitnet.worker`, started by `server.py`.
+"""The process that runs are forked from, and what each of them does. `fork_client.py` starts it as a module.
 
 It imports torch once, reads one JSON line for each job from its input, forks a process for it, and writes one line when that
 process ends. So a run has a process of its own, which can crash, exit or be killed alone, and still starts in milliseconds.

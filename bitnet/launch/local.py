@@ -1,4 +1,4 @@
-"""Many runs on this machine: a process for each, as many at once as there are GPUs or cores; and what one sees of them."""
+"""Many runs on this machine: a process for each, as many at once as there are GPUs or cores."""
 
 from __future__ import annotations
 

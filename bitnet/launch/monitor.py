@@ -1,4 +1,4 @@
-"""How runs stand, wherever they were started: from their folders and, where a cluster has them, from its queue."""
+"""How runs stand, wherever they were started: from their records, their signs of life, and a cluster's queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many runs on this machine: a process for each, as many at once as there are GPUs or cores; and what one sees of them."""
+"""What this machine offers to runs: cores, GPUs, and leases on GPUs that the system releases with their process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `python -m bitnet.status` prints: the runs in a table or as lines, their counts, and what to type next."""
+"""How runs stand, as tables and lines, and what to type next."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class WorkItem:
 
 
 def makespan(runs: Sequence[WorkItem], at_once: int) -> float:
-    """Seconds until the last run ends; the first that can begin takes the place that is free, as `pool` has it."""
+    """Seconds until the last run ends; the first that can begin takes the place that is free, as `launch.local` has it."""
     began: dict[int, float] = {}
     places = [0.0] * at_once
     waiting = list(range(len(runs)))

@@ -1,4 +1,4 @@
-"""`python -m bitnet.plan`: what a training command would do, run by run, before it does it. Starts nothing, writes nothing."""
+"""Sums over the runs of a plan: time one after another and side by side, tokens, disk."""
 
 from __future__ import annotations
 

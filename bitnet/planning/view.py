@@ -1,4 +1,4 @@
-"""`python -m bitnet.plan`: what a training command would do, run by run, before it does it. Starts nothing, writes nothing."""
+"""The plan as a person reads it, or as JSON."""
 
 from __future__ import annotations
 

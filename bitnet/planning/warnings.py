@@ -1,7 +1,4 @@
-"""What will become of the runs that a command asks for: what each is, costs and leaves, and what would stop it.
-
-Starts nothing and writes nothing: data that is not prepared stays so, and what depends on it is None.
-"""
+"""What would stop the runs of a plan or make them fail, and what is worth knowing before."""
 
 from __future__ import annotations
 

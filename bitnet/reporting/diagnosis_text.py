@@ -1,4 +1,4 @@
-"""`python -m bitnet.diagnose`: what kind of collapse a run shows, in plain words, from its record alone."""
+"""A diagnosis as text."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The report as one HTML file that needs nothing else: no script, no network; figures and style are inside it.
 
-This file turns judged experiments into the plain values that `page.html.j2` lays out. Whatever comes from a configuration, a
+This file turns judged experiments into the plain values that `html_page.html.j2` lays out. Whatever comes from a configuration, a
 sample or a run's record reaches the page as text: jinja2 escapes it, matplotlib escapes what stands in a figure.
 """
 

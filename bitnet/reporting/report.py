@@ -1,8 +1,4 @@
-"""Tables from run folders: `python -m bitnet.report DIR...`.
-
-Reads run records from disk, prints what they say to the claims of their sweeps and the study's tables beside its published
-figures, and writes all of it as one HTML page, and each table as CSV and Parquet.
-"""
+"""The report: tables, verdicts and the page of the runs below some folders."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ def report(
 
     Args:
         out: folder of the tables, `tables/` in the first of `dirs` by default.
-        style: a key of `bitnet.layout.FORMATS`.
+        style: a key of `text_layout.FORMATS`.
         html: the page's file, `report.html` in the first of `dirs` by default.
         figures: folder for the page's figures as files, or None.
     Raises:

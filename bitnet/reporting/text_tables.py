@@ -1,6 +1,6 @@
-"""The tables of `bitnet.tables` and `bitnet.verification` as text: what a cell looks like, and what a caption must say.
+"""The tables of `bitnet.analysis.tables` and `bitnet.analysis.verification` as text: what a cell looks like, and what a caption must say.
 
-Each function turns one numeric frame into a `Section` of strings, which `bitnet.layout` lays out.
+Each function turns one numeric frame into a `Section` of strings, which `text_layout` lays out.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def contents(experiments: dict[str, int]) -> Section:
 
 
 def opening(experiment: str, runs: int, shared: list[str]) -> Section:
-    """The heading of an experiment; `shared` as of `bitnet.tables.shared_overrides`."""
+    """The heading of an experiment; `shared` as of `bitnet.analysis.tables.shared_overrides`."""
     caption = f"Runs: {number(runs, 0)}."
     if shared:
         caption += f" Given to all arms, and left out of their names: {' '.join(shared)}"

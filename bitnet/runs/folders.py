@@ -1,4 +1,4 @@
-"""Run folders: what they are called, where they lie and how they are found again, and the checkpoints in them."""
+"""Where runs lie and what their folders and checkpoint files are called; the one walker of run folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing `metrics.csv` so that a crash can't tear it. What the columns mean stands in `columns.py`."""
+"""`metrics.csv`: the writer, which never loses a whole row, and what is left of a file up to a step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class MetricsFile:
         """Add one evaluation and push it to disk, so that a checkpoint written later never outlives its rows.
 
         Raises:
-            KeyError: for a value whose column `columns.py` does not know.
+            KeyError: for a value whose column `runs/columns.py` does not know.
         """
         unknown = values.keys() - set(COLUMNS)
         if unknown:
-            raise KeyError(f"columns {sorted(unknown)} are not declared in columns.py")
+            raise KeyError(f"columns {sorted(unknown)} are not declared in runs/columns.py")
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(csv_text([[format_value(c, values.get(c)) for c in COLUMNS]]))
             file.flush()

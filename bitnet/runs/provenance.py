@@ -1,4 +1,4 @@
-"""What made a run: versions, the code's commit, the command."""
+"""What a run was made with: versions, the code's commit, the command that was typed."""
 
 from __future__ import annotations
 

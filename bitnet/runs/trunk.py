@@ -1,8 +1,6 @@
-"""Runs of a sweep that begin alike train their common steps once: a stage tree (Hippo, Shin et al. 2020).
+"""The checkpoints that a run keeps for others that begin with its steps, and who waits for them.
 
-Two runs that differ in nothing but their schedules are one run until the schedules part. The later of them, the branch, goes
-on from what the earlier one, the trunk, saved there: with the bits that training it alone would give, since that is what
-resuming gives.
+`training/branches.py` finds out which runs share their first steps; here are the files and records by which they do.
 """
 
 from __future__ import annotations

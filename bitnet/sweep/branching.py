@@ -1,9 +1,4 @@
-"""Runs of a sweep that begin alike train their common steps once: a stage tree (Hippo, Shin et al. 2020).
-
-Two runs that differ in nothing but their schedules are one run until the schedules part. The later of them, the branch, goes
-on from what the earlier one, the trunk, saved there: with the bits that training it alone would give, since that is what
-resuming gives.
-"""
+"""Which runs of a sweep begin with another one's steps, noted in their records before the first starts."""
 
 from __future__ import annotations
 

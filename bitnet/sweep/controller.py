@@ -140,7 +140,7 @@ def launch_local(
 def launch_on_slurm(
     loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], parameters: Mapping[str, Any]
 ) -> list[JobReturn]:
-    """Run Hydra jobs as SLURM jobs, frozen as in `launch_here`; what came of them is read from disk.
+    """Run Hydra jobs as SLURM jobs, frozen as in `launch_local`; what came of them is read from disk.
 
     Args:
         parameters: see `slurm.run_all`. Without `wait`, what is not over yet counts as failed.

@@ -1,6 +1,6 @@
 """From a configuration to a run's folder: validated against machine and data, named after what it is, frozen.
 
-What `run.execute` does later depends on the folder alone.
+What `training.execute` does later depends on the folder alone.
 """
 
 from __future__ import annotations

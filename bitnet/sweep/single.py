@@ -1,8 +1,4 @@
-"""`python -m bitnet.train`: the one training entry point, and the one place that knows Hydra.
-
-Composes the configuration, hands a single run to `run.py` and a sweep to `arms.py`, and turns what a user got wrong into one
-line and exit code 2.
-"""
+"""Hydra's task function: one run, frozen and carried out, or a frozen one that is resumed."""
 
 from __future__ import annotations
 
@@ -53,7 +49,7 @@ def _run(cfg: DictConfig) -> float | None:
 
 
 def _execute(folder: Path) -> float | None:
-    """`run.execute`; in a single run, a failure that is on record is one line and exit code 1."""
+    """`training.execute.execute`; in a single run, a failure that is on record is one line and exit code 1."""
     from bitnet.common.console import say
     from bitnet.runs.record import RunRecord, last_heldout_loss
     from bitnet.runs.statuses import FINAL

@@ -1,4 +1,4 @@
-"""One frozen run, from its folder to its outcome: builds what the loop needs, resumes, trains, and records how it ended."""
+"""From a configuration and its data to everything that the training loop receives."""
 
 from __future__ import annotations
 

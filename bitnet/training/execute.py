@@ -1,4 +1,4 @@
-"""One frozen run, from its folder to its outcome: builds what the loop needs, resumes, trains, and records how it ended."""
+"""One frozen run, from its folder to its outcome: resumes, trains, and records how it ended."""
 
 from __future__ import annotations
 

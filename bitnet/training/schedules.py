@@ -1,6 +1,6 @@
 """Learning-rate and weight-decay schedules: pure functions of the step (1..steps), plain numbers in and out.
 
-A new schedule is one function, its config beside the others in `config.py`, and one entry in the table at the end.
+A new schedule is one function, its config beside the others in `config/run.py`, and one entry in the table at the end.
 """
 
 from __future__ import annotations

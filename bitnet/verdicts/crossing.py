@@ -1,10 +1,4 @@
-"""Experiments as they lie on disk, judged: what a sweep's folder declares, its own runs, and what they say to its claims.
-
-A sweep is judged by the runs of its own folder. Read together with others, a run that several sweeps share is one row with
-one arm's name; within its folder it has the arm that this sweep calls it by. Runs of another scale, length or text lie in the
-same folder, or with other overrides that were typed beside the sweep's own, and are never averaged with the others: each kind
-is judged by itself.
-"""
+"""Crossed sweeps: which factors their runs cross completely, and what each of them does to the held-out loss."""
 
 from __future__ import annotations
 
@@ -32,7 +26,7 @@ MOMENTS = {"boundary": "at the boundary", "end": "at the end"}
 class Effects:
     """What each factor of a crossed sweep does to the held-out loss at a moment.
 
-    table, contrasts: of `bitnet.factors`; None where `problem` says why not. seeds: of which every cell has a number; p only
+    table, contrasts: of `bitnet.analysis.factors`; None where `problem` says why not. seeds: of which every cell has a number; p only
     from `ENOUGH_SEEDS` of them on. spread: the standard deviation over the runs that were analysed, nats. lost: runs without a
     number there, by status; where one of them is over, nothing is computed. inert: factors that are left out, since runs that
     differ in them alone are the same run.

@@ -1,4 +1,4 @@
-"""From an estimate to one of the words and its reason, by the rules at the top of `bitnet/verdicts.py`."""
+"""From an estimate to one of the words and its reason, by the rules at the top of `bitnet/verdicts/verdict.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOWER = ("lower", "at_most")
 def decide(
     estimate: stats.Estimate, expected: str, margin: float, least: float, claims: int = 1, offset: float = 0.0
 ) -> tuple[Word, str]:
-    """The word for an estimate and its reason, by the rules at the top of `bitnet/verdicts.py`.
+    """The word for an estimate and its reason, by the rules at the top of `bitnet/verdicts/verdict.py`.
 
     Args:
         expected: `lower`, `higher`, `at_most`, `at_least` or `equal`.

@@ -55,7 +55,7 @@ def read_declaration(folder: Path, runs: pd.DataFrame) -> Declaration:
     """What the sweep in `folder` declares for `runs`; without a `sweep.json`, what the newest of them was frozen with.
 
     Args:
-        runs: of one scale, as of `bitnet.runs.Records.runs`.
+        runs: of one scale, as of `bitnet.analysis.frames.Records.runs`.
     """
     every, problem = declared_versions(folder)
     scale = runs["scale"].iloc[0] if len(runs) else None

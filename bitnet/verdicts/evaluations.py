@@ -1,4 +1,4 @@
-"""From a claim to its numbers: which runs it speaks of, where in them it looks, and one number for each seed."""
+"""The evaluations of each run: a metric at a moment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Evaluations:
     """The evaluations of each run, and numbers of whole runs.
 
     Args:
-        metrics: as `bitnet.runs.Records.metrics`, with the columns that claims name.
+        metrics: as `bitnet.analysis.frames.Records.metrics`, with the columns that claims name.
         facts: a row a run (its id as index) with the columns of `claims.RUN_FACTS`; `diverged` is read off the status.
     """
 

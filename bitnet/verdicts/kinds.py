@@ -1,10 +1,4 @@
-"""Experiments as they lie on disk, judged: what a sweep's folder declares, its own runs, and what they say to its claims.
-
-A sweep is judged by the runs of its own folder. Read together with others, a run that several sweeps share is one row with
-one arm's name; within its folder it has the arm that this sweep calls it by. Runs of another scale, length or text lie in the
-same folder, or with other overrides that were typed beside the sweep's own, and are never averaged with the others: each kind
-is judged by itself.
-"""
+"""Runs of one sweep's folder that differ in scale, length, data or typed overrides: each kind is judged by itself."""
 
 from __future__ import annotations
 

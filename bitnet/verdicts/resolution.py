@@ -36,7 +36,7 @@ def metric_resolution(metric: str, run: pd.Series, size: float) -> float | None:
     """The least by which two values of a metric about as large as `size` can differ in this run; None where it is not known.
 
     Args:
-        run: a row of `bitnet.runs.Records.runs`.
+        run: a row of `bitnet.analysis.frames.Records.runs`.
     """
     if metric in _WHOLE:
         return 1.0

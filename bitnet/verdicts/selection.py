@@ -1,4 +1,4 @@
-"""From a claim to its numbers: which runs it speaks of, where in them it looks, and one number for each seed."""
+"""Which runs a claim speaks of, and whether they may be compared."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ whatever the number of its claims and of its seeds.
   of six seeds is 2/64, so that to ask for a p would make the sixth seed harder to pass than the fifth.
 - Values without a spread over seeds are an alarm. Where the runs have the same losses throughout they are copies, and
   nothing is concluded. Where they are not (counts; models as flat as fp32 can tell), the values get the spread of values of
-  which one is a step off, the least there is beside none (`resolution.py`).
+  which one is a step off, the least there is beside none (`verdicts/resolution.py`).
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
   are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
   by the outcome. Only a seed that was never run is left out.
@@ -95,7 +95,7 @@ def judge(
 
     Args:
         sweep: as in a run's configuration; `claims`, `arms` and `seeds` are used.
-        runs, metrics: of `bitnet.runs.Records`, the sweep's own; `metrics` with the columns that the claims name (`columns`).
+        runs, metrics: of `bitnet.analysis.frames.Records`, the sweep's own; `metrics` with the columns that the claims name (`columns`).
         facts: numbers of whole runs, by run id, for claims that name them.
     Raises:
         UserError: a declaration that is no claim. One that names runs or columns that are not there is inconclusive instead.
