@@ -1,7 +1,7 @@
 """`python -m bitnet.train`: the one training entry point.
 
-Hydra composes the configuration; `sweep.single` carries out one run, `sweep.controller` a sweep. What a user got wrong is one line
-and exit code 2.
+Hydra composes the configuration; `sweep.single` carries out one run, `sweep.controller` a sweep. What a user got wrong is one
+line and exit code 2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of `bitnet.analysis.tables` and `bitnet.analysis.verification` as text: what a cell looks like, and what a caption must say.
+"""The tables of `analysis.tables` and `analysis.verification` as text: what a cell looks like, and what a caption must say.
 
 Each function turns one numeric frame into a `Section` of strings, which `text_layout` lays out.
 """

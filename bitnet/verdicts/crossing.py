@@ -26,7 +26,7 @@ MOMENTS = {"boundary": "at the boundary", "end": "at the end"}
 class Effects:
     """What each factor of a crossed sweep does to the held-out loss at a moment.
 
-    table, contrasts: of `bitnet.analysis.factors`; None where `problem` says why not. seeds: of which every cell has a number; p only
+    table, contrasts: of `analysis.factors`; None where `problem` says why not. seeds: of which every cell has a number; p only
     from `ENOUGH_SEEDS` of them on. spread: the standard deviation over the runs that were analysed, nats. lost: runs without a
     number there, by status; where one of them is over, nothing is computed. inert: factors that are left out, since runs that
     differ in them alone are the same run.
