@@ -95,7 +95,7 @@ def judge(
 
     Args:
         sweep: as in a run's configuration; `claims`, `arms` and `seeds` are used.
-        runs, metrics: of `bitnet.analysis.frames.Records`, the sweep's own; `metrics` with the columns that the claims name (`columns`).
+        runs, metrics: of `frames.Records`, the sweep's own; `metrics` with the columns that claims name (`columns`).
         facts: numbers of whole runs, by run id, for claims that name them.
     Raises:
         UserError: a declaration that is no claim. One that names runs or columns that are not there is inconclusive instead.

@@ -1,0 +1,87 @@
+"""Run folders of version 0.1.0 before the package had folders: they report, are skipped when finished, and resume.
+
+`tests/fixtures/runs_before_packages` was written by that code; `/FIXTURE` stands in it for the folder that it lay in.
+`report.json` holds what that code's report said.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bitnet import diagnose, report, status, train
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs_before_packages"
+SMALL = ["data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "probe.heldout_sequences=4", "launcher=serial"]
+RUN = ["data=synthetic", *SMALL, "model=tiny", "steps=60", "eval_every=5", "checkpoint.every=10", "threads=1", "device=cpu"]
+RUN += ["probe.many_contexts=20", "probe.prompts=2", "probe.new_tokens=8", "wd=wd01"]
+SWEEP = ["sweeps=p1_weight_bounds", "scale=ci", *SMALL]
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the fixture, as if it had been written there."""
+    monkeypatch.setattr(sys, "argv", ["bitnet-train"])
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "old"
+    shutil.copytree(FIXTURE, copy)
+    for path in copy.rglob("*"):
+        if path.suffix in {".json", ".yaml"}:
+            path.write_text(path.read_text(encoding="utf-8").replace("/FIXTURE", str(copy)), encoding="utf-8")
+    return copy
+
+
+def the_run(out: Path) -> Path:
+    (record,) = out.glob("[0-9]*/*/run.json")
+    return record.parent
+
+
+def rows(folder: Path) -> list[list[str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_the_report_says_what_it_said_then(old, tmp_path):
+    assert report.main([str(old / "outputs" / "p1_weight_bounds"), "--tables", str(tmp_path / "tables")]) == 0
+    then = json.loads((FIXTURE / "report.json").read_text())
+    for name, of in (("claims", then["claims"]), ("learning", then["heldout_loss"])):
+        now = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
+        now = now[list(of[0])]
+        pd.testing.assert_frame_equal(now, pd.DataFrame(of).astype(now.dtypes.to_dict()), rtol=1e-9)
+
+
+def test_status_and_diagnose_know_them(old, capsys):
+    assert status.main([str(old)]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in listed if "\t" in line].count("done") == 5
+    assert sum(line.startswith("queued\t") for line in listed) == 1
+    assert diagnose.main([str(the_run(old / "outputs"))]) == 0
+    assert "60 steps" in capsys.readouterr().out
+
+
+def test_finished_runs_are_skipped(old, capfd):
+    before = (the_run(old / "outputs") / "metrics.csv").read_bytes()
+    assert train.main([*RUN, f"out={old / 'outputs'}"]) == 0
+    assert train.main([*SWEEP, f"out={old / 'outputs'}"]) == 0
+    assert (the_run(old / "outputs") / "metrics.csv").read_bytes() == before
+    assert len(list(old.glob("outputs/*/*/run.json"))) == 5, "no run has a second folder"
+
+
+def test_a_stopped_one_goes_on_to_the_same_end(old, tmp_path):
+    """To the same bits, on a machine that gives those of the fixture at all."""
+    assert train.main([*RUN, f"out={tmp_path / 'fresh'}"]) == 0
+    assert train.main([*RUN, f"out={old / 'stopped'}"]) == 0
+    record = json.loads((the_run(old / "stopped") / "run.json").read_text())
+    assert (record["status"], record["step"], len(record["sessions"])) == ("done", 60, 2)
+    whole, resumed, fresh = (rows(the_run(out)) for out in (old / "outputs", old / "stopped", tmp_path / "fresh"))
+    if fresh == whole:
+        assert resumed == whole
+    assert [row[0] for row in resumed] == [row[0] for row in whole]
+    losses = [[float(row[whole[0].index("heldout_loss")]) for row in table[1:]] for table in (resumed, whole)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
