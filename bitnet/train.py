@@ -16,7 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from bitnet.cli.compose import register_plugins, search_path
 from bitnet.cli.help import help_text
 from bitnet.cli.hydra_errors import complain, from_hydra
-from bitnet.cli.overrides import check_sweep, normalise, note_repeated_keys, split_arguments, starts_local_runs, with_multirun
+from bitnet.cli.overrides import (
+    check_sweep,
+    normalise,
+    note_repeated_keys,
+    split_arguments,
+    starts_local_runs,
+    with_current_names,
+    with_multirun,
+)
 from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.common.stopping import interrupt_on_signals
@@ -34,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         overrides, flags, multirun = split_arguments(arguments)
+        overrides = with_current_names(overrides)
         check_sweep(overrides, multirun)
         note_repeated_keys(overrides)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag

@@ -21,6 +21,7 @@ from pyarrow import csv
 
 from bitnet.common.errors import UserError
 from bitnet.config.base import boundary_step, value_at
+from bitnet.config.sweep import current_name
 from bitnet.runs.columns import COLUMNS, PARTS
 from bitnet.runs.folders import find_runs
 from bitnet.runs.reading import Unreadable, read_yaml_mapping
@@ -91,7 +92,8 @@ def _row(folder: Path) -> dict[str, Any]:
     record, config = read_record(folder), read_yaml_mapping(folder / "config.yaml")
     steps = _number(config, "config.yaml", "steps")
     row = {key: _text(record, key) for key in ("id", "arm_id", "label")}
-    row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "started", "finished", "sweep")}
+    row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "started", "finished")}
+    row["sweep"] = None if record.get("sweep") is None else current_name(record["sweep"])
     row |= {
         "folder": str(folder),
         "scale": record["scale"] if "scale" in record else value_at(config, "scale.name"),

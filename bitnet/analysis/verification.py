@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-SWEEPS = ("verify_p1", "verify_p2", "verify_p3", "verify_p4")
+SWEEPS = ("verification1", "verification2", "verification3", "verification4")
 
 STEPS = (1_000, 5_000, 6_000, 10_000, 20_000, 30_000)
 
@@ -46,7 +46,7 @@ FAILURE = (
 
 
 def verification(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the sweeps `verify_p1` to `verify_p4`, one row each.
+    """The runs of the sweeps `verification1` to `verification4`, one row each.
 
     Returns:
         run, sweep, hidden_size, steps, seed, status, device, ceiling, seconds (training and evaluation), `step_N` and

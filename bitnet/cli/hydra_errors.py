@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from bitnet.cli.overrides import groups, numbers_first
+from bitnet.cli.overrides import filled_part, groups, numbers_first
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.messages import missing_package_line
 from bitnet.config.run import known_keys
@@ -49,7 +49,7 @@ def explain(error: Exception, *, sweeps: bool = True) -> UserError:
     if isinstance(error, OverrideParseException):
         return UserError(f"{error.override}: not an override; write KEY=VALUE{', or KEY=A,B with -m' if sweeps else ''}")
     if text.startswith("Could not override") and isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return _no_key(cause)
+        return _filled_elsewhere(text) or _no_key(cause)
     if deleted := re.match(r"Could not delete from config\. '([^']+)' does not exist", text):
         return _nothing_to_delete(deleted[1])
     already = r"Could not append to config\. An item is already at '([^']+)'|Multiple values for ([^ ]+)\."
@@ -78,6 +78,18 @@ def _no_option(error: MissingConfigException) -> UserError:
     if group in _EXTRAS:
         listed += f"; {_EXTRAS[group]}"
     return UserError(f"{group}{'=' if group else ''}{option}: no such option{listed}{suggestion(option, options)}")
+
+
+def _filled_elsewhere(text: str) -> UserError | None:
+    """What is said of a key below a group that fills a part of another name: `layout.norm_placement` is `model.norm_placement`."""
+    overridden = re.match(r"Could not override '([^'.]+)\.([^']+)'", text)
+    if overridden is None or overridden[1] not in groups() or (part := filled_part(overridden[1])) is None:
+        return None
+    group, name = overridden[1], overridden[2]
+    if name.split(".")[0] not in known_keys(part):
+        near = suggestion(name, known_keys(part)).replace("'", f"'{part}.", 1)
+        return UserError(f"{group}.{name}: no such key; the group {group} fills {part}, which has no such key either{near}")
+    return UserError(f"{group}.{name}: no such key; the group {group} fills {part}: write {part}.{name}=")
 
 
 def _no_key(error: ConfigKeyError | ConfigAttributeError) -> UserError:

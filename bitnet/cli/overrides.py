@@ -11,6 +11,7 @@ from typing import NoReturn
 from bitnet.cli.hydra_internals import arguments_parser
 from bitnet.common.errors import UserError, suggestion
 from bitnet.common.paths import share
+from bitnet.config.sweep import current_name
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
 SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
@@ -25,6 +26,7 @@ _PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
 # What Hydra would read as a number or a truth value, and then refuse as the name of an option.
 _BARE = re.compile(r"(?<![\w.'\"-])(-?\d[\w.+-]*|(?i:true|false|nan|inf))(?![\w.'\"-])")
 
+_PACKAGE_LINE = re.compile(r"# @package (?!_global_)(\w+)")
 _NULL = {"", "null"}
 
 
@@ -59,6 +61,17 @@ def groups(own: Path | None = None) -> dict[str, list[str]]:
         if folder.name != "hydra" and options:
             found.setdefault(folder.name, set()).update(options)
     return {name: sorted(options, key=numbers_first) for name, options in sorted(found.items())}
+
+
+def filled_part(group: str) -> str | None:
+    """Under which key a group's options put what they set, where that is not the group's own name: `layout` fills `model`.
+
+    As the first line of its files says; None for a group that fills its own key, and for one that sets keys anywhere.
+    """
+    for path in sorted((share() / "conf" / group).glob("*.yaml")):
+        if found := _PACKAGE_LINE.match(path.read_text(encoding="utf-8")):
+            return found[1]
+    return None
 
 
 def numbers_first(option: str) -> tuple[bool, int, str]:
@@ -150,6 +163,19 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
         if "," in typed[key] and typed[key][0] not in "'\"":
             remedy = "run once for each, or quote a path with a comma: \"'A,B'\""
             raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
+
+
+def with_current_names(overrides: Iterable[str]) -> list[str]:
+    """The overrides, with a sweep that has another name by now under that name, which is said on stderr."""
+    return [_with_current_name(o) for o in overrides]
+
+
+def _with_current_name(override: str) -> str:
+    key, _, name = override.partition("=")
+    if key_of(override) != "sweeps" or (current := current_name(name)) == name:
+        return override
+    print(f"note: {override} is now called {key}={current}", file=sys.stderr)
+    return f"{key}={current}"
 
 
 def note_repeated_keys(overrides: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from bitnet.config.base import (
     refuse_bool,
 )
 from bitnet.config.data import DataConfig, TokenizerConfig
+from bitnet.config.each import expand_each
 from bitnet.config.launcher import LauncherConfig
 from bitnet.config.messages import error_sentence
 from bitnet.config.sweep import ScaleConfig, SweepConfig
@@ -255,6 +256,11 @@ class RunConfig(ConfigModel):
     scale: ScaleConfig | None = None
 
     @property
+    def sweep_name(self) -> str | None:
+        """The named sweep that the run belongs to, None for a run of no sweep."""
+        return None if self.sweep is None else self.sweep.name
+
+    @property
     def scale_name(self) -> str | None:
         """What the scale is called, None without one."""
         return None if self.scale is None else self.scale.name
@@ -287,6 +293,9 @@ def load_config(values: dict[str, Any]) -> RunConfig:
     Raises:
         UserError: naming the first offending key, its value, what is allowed and the nearest name.
     """
+    sweep = values.get("sweep")
+    if isinstance(sweep, dict) and isinstance(sweep.get("claims"), dict):
+        values = values | {"sweep": sweep | {"claims": expand_each(sweep["claims"])}}
     try:
         config = RunConfig.model_validate(values)
         if config.lr.warmup_steps == "auto":

@@ -14,6 +14,28 @@ from bitnet.config.claims import AnyClaim, explains_itself
 PublishedSource = Literal["phase1", "phase3", "phase4", "scaling", "track", "verification_example"]
 
 
+# What sweeps were called before, by their names of today. The old names still work; folders of old runs go on to be used.
+FORMER_NAMES = {
+    "priority1_weight_bounds": "p1_weight_bounds",
+    "priority2_stage2_wd": "p2_stage2_wd",
+    "priority3_logit_distribution": "p3_logit_distribution",
+    "priority4_sweet_spot": "p4_sweet_spot",
+    "priority5_vocab_regularization": "p5_vocab_regularization",
+    "priority6_transition_branch": "p6_transition_branch",
+    "priority7_capacity": "p7_capacity",
+    "verification1": "verify_p1",
+    "verification2": "verify_p2",
+    "verification3": "verify_p3",
+    "verification4": "verify_p4",
+}
+_CURRENT_NAMES = {old: new for new, old in FORMER_NAMES.items()}
+
+
+def current_name(sweep: str) -> str:
+    """What a sweep is called today; a name that was never changed stays."""
+    return _CURRENT_NAMES.get(sweep, sweep)
+
+
 class SweepConfig(ConfigModel):
     """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
     what it claims (`config/claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.

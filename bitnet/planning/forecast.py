@@ -25,11 +25,11 @@ from bitnet.data.run_data import batches_and_heldout
 from bitnet.planning import cost
 from bitnet.planning.request import Placement, RunRequest
 from bitnet.planning.warnings import Notice, check_folders, check_machine, few_seeds, machine_busy, merge_notices, same_runs
-from bitnet.runs.folders import folder_label, run_folder
 from bitnet.runs.reading import Unreadable
 from bitnet.runs.record import RunRecord, read_record
 from bitnet.runs.statuses import FAILED, FINAL, UNREADABLE
 from bitnet.sweep.branching import candidate
+from bitnet.sweep.freeze import folder_of
 from bitnet.training.branches import Candidate, plan_branches
 from bitnet.training.device import pick_device
 
@@ -174,8 +174,7 @@ def _one(
     run_id = digest(_identity(config, tokens)) if tokens.prepared else None
     folder = asked.folder
     if folder is None and run_id is not None:
-        group = None if config.sweep is None else config.sweep.name
-        folder = run_folder(Path(config.out), group, f"{folder_label(readable_overrides(asked.overrides, seed=True))}-{run_id}")
+        folder = folder_of(config, readable_overrides(asked.overrides, seed=True), run_id)
     state, finished, done = ("unknown", False, 0) if folder is None else _standing(config, folder)
     if config.overwrite and folder is not None and RunRecord(folder).read().get("status") in FINAL:
         flags.append(Notice("note", "overwrite=true: results that are there are discarded", (number,)))
@@ -242,7 +241,7 @@ def _branched(
     drawn = list(runs)
     sweeps: dict[str | None, list[int]] = defaultdict(list)
     for number, a in enumerate(asked):
-        sweeps[None if a.config.sweep is None else a.config.sweep.name].append(number)
+        sweeps[a.config.sweep_name].append(number)
     for members in sweeps.values():
         plan = plan_branches([_candidate(asked[m], tokens[m], runs[m]) for m in members])
         for member, branch in zip(members, plan, strict=True):

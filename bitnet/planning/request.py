@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from bitnet.cli.compose import group_choices, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
 from bitnet.cli.hydra_internals import Hydra, initialized
-from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_multirun
+from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_current_names, with_multirun
 from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.config.identity import digest, identity, source_key
@@ -30,6 +30,7 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
     Raises:
         UserError: when one can't be composed or is invalid, whatever raised it.
     """
+    overrides = with_current_names(overrides)
     check_sweep(overrides, multirun)
     note_repeated_keys(overrides)
     if config_dir is not None:

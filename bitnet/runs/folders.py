@@ -28,14 +28,19 @@ def folder_label(overrides: Iterable[str]) -> str:
     return text or "defaults"
 
 
-def run_folder(out: Path, group: str | None, name: str) -> Path:
+def run_folder(out: Path, group: str | None, name: str, former_group: str | None = None) -> Path:
     """The folder of the run called `name` (`<readable>-<id>`): below `out`/<sweep>, or below the date for a run of no sweep.
 
     A run that was begun before, on an earlier day or with its overrides spelt otherwise, is found again by its id.
+
+    Args:
+        former_group: what the sweep was called before; where only that folder is there, it goes on to be used.
     """
     run_id = name.rsplit("-", 1)[1]
     if group is not None:
         here = out / folder_label([group])
+        if former_group is not None and not here.exists() and (former := out / folder_label([former_group])).exists():
+            here = former
         known = sorted(here.glob(f"*-{run_id}/run.json"))
         return known[0].parent if known else here / name
     earlier = sorted(out.glob(f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}/run.json"))

@@ -13,6 +13,7 @@ from typing import Any
 from bitnet.common.console import say
 from bitnet.config.identity import digest, identity
 from bitnet.config.run import RunConfig
+from bitnet.config.sweep import FORMER_NAMES
 from bitnet.data import prepared as prepared_data
 from bitnet.data.run_data import batches_and_heldout, data_facts, prepare_data
 from bitnet.runs.folders import check_inside, check_writable, folder_label, run_folder
@@ -42,6 +43,12 @@ class Queued:
     finished: bool
 
 
+def folder_of(config: RunConfig, overrides: list[str], run_id: str) -> Path:
+    """Where a run lies, or will: the same for whoever plans it and whoever trains it."""
+    former = FORMER_NAMES.get(config.sweep_name or "")
+    return run_folder(Path(config.out), config.sweep_name, f"{folder_label(overrides)}-{run_id}", former)
+
+
 def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> Resolved:
     """Validate a run against the machine and its data, and find out what it is called.
 
@@ -58,10 +65,9 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
     _warn_of_the_end(config, batches.last_step)
     what = identity(config, prepared.sha256)
     run_id = digest(what)
-    group = None if config.sweep is None else config.sweep.name
-    folder = run_folder(Path(config.out), group, f"{folder_label(overrides)}-{run_id}")
+    folder = folder_of(config, overrides, run_id)
     check_inside(folder, Path(config.out))
-    return Resolved(config, prepared, what, run_id, group, overrides, folder, batches.end(config.steps))
+    return Resolved(config, prepared, what, run_id, config.sweep_name, overrides, folder, batches.end(config.steps))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
-from bitnet.config.sweep import SweepConfig
+from bitnet.config.sweep import SweepConfig, current_name
 from bitnet.launch import fork_client
 from bitnet.sweep.expand import expand
 
@@ -26,6 +26,7 @@ INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refu
 
 def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
     """A command line with another sweep's name."""
+    name = current_name(name)
     return [f"sweeps={name}" if key_of(a) == "sweeps" else a for a in arguments]
 
 

@@ -20,7 +20,7 @@ SCALING = ("recipe=study", "model=256", "wd=paper", "steps=10000")
 
 SWEEPS = """
     baseline_1k baseline_10k baseline_20k phase1_stage1_only phase3_reduced_lr phase4_label_smoothing phase4_grad_clip
-    phase5_scaling verify_p2
+    phase5_scaling verification2
 """
 
 # Each takes a run out of the protocol.

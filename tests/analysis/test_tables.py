@@ -246,7 +246,7 @@ GOOD = {1000: 16, 5000: 2, 6000: 10, 10000: 60, 20000: 60, 30000: 70}
 
 def judged(folder: Path, unique: dict[int, float], **run) -> pd.Series:
     rows = evaluations(list(unique), list(unique.values()))
-    make_run(folder / "verify_p4", steps=30_000, rows=rows, **run)
+    make_run(folder / "verification4", steps=30_000, rows=rows, **run)
     table = verification.verification(*read(folder))
     assert len(table) == 1
     return table.iloc[0]

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from bitnet import train
-from bitnet.cli.overrides import normalise, note_repeated_keys, with_multirun
+from bitnet.cli.compose import compose_config
+from bitnet.cli.overrides import normalise, note_repeated_keys, with_current_names, with_multirun
+from bitnet.common.errors import UserError
 
 _WD = "no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2"
 _DROPOUT = "no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer="
@@ -57,3 +59,23 @@ def test_no_sweep_can_be_said_by_either_key():
 )
 def test_a_named_sweep_is_several_runs_whatever_its_file_says(overrides, added):
     assert with_multirun(overrides) == overrides + ["hydra.mode=MULTIRUN"] * added
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("layout.norm_placement=bitlinear", "the group layout fills model: write model.norm_placement="),
+        ("stream.order=random", "the group stream fills data: write data.order="),
+        ("layout.norm_placment=block", "which has no such key either; did you mean 'model.norm_placement'?"),
+    ],
+)
+def test_a_key_below_a_group_that_fills_another_part_says_where_it_lives(typed, said):
+    with pytest.raises(UserError) as error:
+        compose_config([typed])
+    assert str(error.value).startswith(typed.partition("=")[0]) and said in str(error.value)
+
+
+def test_a_former_name_of_a_sweep_still_works_and_says_the_new_one(capsys):
+    assert with_current_names(["sweeps=p2_stage2_wd", "steps=3"]) == ["sweeps=priority2_stage2_wd", "steps=3"]
+    assert "sweeps=p2_stage2_wd is now called sweeps=priority2_stage2_wd" in capsys.readouterr().err
+    assert with_current_names(["sweeps=rootcause", "-m"]) == ["sweeps=rootcause", "-m"] and not capsys.readouterr().err

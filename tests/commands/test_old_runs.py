@@ -21,7 +21,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs_before_packages"
 SMALL = ["data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "probe.heldout_sequences=4", "launcher=serial"]
 RUN = ["data=synthetic", *SMALL, "model=tiny", "steps=60", "eval_every=5", "checkpoint.every=10", "threads=1", "device=cpu"]
 RUN += ["probe.many_contexts=20", "probe.prompts=2", "probe.new_tokens=8", "wd=wd01"]
-SWEEP = ["sweeps=p1_weight_bounds", "scale=ci", *SMALL]
+SWEEP = ["scale=ci", *SMALL]
 
 
 @pytest.fixture
@@ -65,10 +65,13 @@ def test_status_and_diagnose_know_them(old, capsys):
     assert "60 steps" in capsys.readouterr().out
 
 
-def test_finished_runs_are_skipped(old, capfd):
+@pytest.mark.parametrize("name", ["p1_weight_bounds", "priority1_weight_bounds"])
+def test_finished_runs_are_skipped(name, old, capfd):
+    """Under the sweep's former name, which their folder has, and under the one of today."""
     before = (the_run(old / "outputs") / "metrics.csv").read_bytes()
     assert train.main([*RUN, f"out={old / 'outputs'}"]) == 0
-    assert train.main([*SWEEP, f"out={old / 'outputs'}"]) == 0
+    assert train.main([f"sweeps={name}", *SWEEP, f"out={old / 'outputs'}"]) == 0
+    assert ("is now called sweeps=priority1_weight_bounds" in capfd.readouterr().err) == name.startswith("p1_")
     assert (the_run(old / "outputs") / "metrics.csv").read_bytes() == before
     assert len(list(old.glob("outputs/*/*/run.json"))) == 5, "no run has a second folder"
 

@@ -136,7 +136,7 @@ def test_a_folder_is_no_file_to_write(sweep, tmp_path, capsys):
 
 def test_the_verification_plan_is_printed_with_its_remark(tmp_path, capsys):
     steps = [1000, 5000, 6000, 10000, 20000]
-    folder = tmp_path / "verify_p2"
+    folder = tmp_path / "verification2"
     rows = evaluations(steps, [16, 2, 10, 12, 13])
     make_run(folder, steps=20_000, rows=rows, published=["verification_example"])
     text = printed(capsys, tmp_path)

@@ -89,9 +89,9 @@ def include(tmp_path, *names: str) -> list[str]:
 
 
 def test_a_mistake_in_a_later_sweep_is_said_before_the_first_starts(tmp_path, records, capfd):
-    arguments = [*include(tmp_path, "phase4_grad_clip", "p6_transition_branch"), "lr=faq"]
+    arguments = [*include(tmp_path, "phase4_grad_clip", "priority6_transition_branch"), "lr=faq"]
     assert train.main(arguments) == 2
-    assert "sweeps=p6_transition_branch, which another includes: " in capfd.readouterr().err
+    assert "sweeps=priority6_transition_branch, which another includes: " in capfd.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
 
