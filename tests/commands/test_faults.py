@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from run_folders import evaluations, make_run
+from small import TINY
 
 from bitnet import prepare, train
 from bitnet.data import prepared as prepared_data
@@ -28,8 +29,7 @@ from bitnet.runs.columns import COLUMNS
 from bitnet.training import checkpoint
 
 EVAL_EVERY, STEPS = 4, 22
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
-SMALL += ["probe.heldout_sequences=4", "threads=1", "optimizer=adamw", "regularizer=coverage", "probe.redraw=true"]
+SMALL = [*TINY, "optimizer=adamw", "regularizer=coverage", "probe.redraw=true"]
 SMALL += [f"steps={STEPS}", f"eval_every={EVAL_EVERY}", "checkpoint.every=5", "launcher=serial"]
 REAL_SAVE, REAL_MEASURE = checkpoint.save_file, Probe.measure
 

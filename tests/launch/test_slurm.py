@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small import NO_PROBES, TINY
 from submitit.core.utils import DelayedSubmission
 
 from bitnet import train
@@ -56,8 +57,7 @@ elif name == "scontrol" and arguments == ["show", "config"]:
 """
 PARAMETERS = {"timeout_min": 60, "signal_delay_s": 120, "max_num_timeout": 100, "array_parallelism": 5, "cpus_per_task": 3}
 PARAMETERS |= {"partition": "main", "mem_gb": 1.5, "gpus_per_node": None, "tasks_per_node": 1, "nodes": 1, "max_array_size": None}
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
-SMALL += ["probe.heldout_sequences=4", "probe.prompts=0", "probe.many_contexts=0", "threads=1"]
+SMALL = [*TINY, *NO_PROBES]
 
 
 class Cluster:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import TINY
 
 from bitnet import plan, train
 from bitnet.common.console import command_name
@@ -20,8 +21,7 @@ from bitnet.training.build import build
 from bitnet.training.checkpoint import save
 from bitnet.training.device import make_deterministic
 
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny", "steps=20"]
-SMALL += ["probe.heldout_sequences=4", "threads=1", "launcher=serial"]
+SMALL = [*TINY, "steps=20", "launcher=serial"]
 SWEEP = """# @package _global_
 defaults:
   - override /launcher: serial

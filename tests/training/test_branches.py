@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import FEW_PROBES, TINY
 
 from bitnet import plan, train
 from bitnet.config.run import load_config
@@ -17,9 +18,7 @@ from bitnet.runs.trunk import keep_for_branches, remove_branch_checkpoints, wait
 from bitnet.sweep import branching
 from bitnet.training import branches
 
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64"]
-SMALL += ["probe.heldout_sequences=4", "probe.many_contexts=20", "probe.prompts=4", "probe.new_tokens=8"]
-SMALL += ["threads=1", "model=tiny", "steps=20", "eval_every=4", "checkpoint.every=50"]
+SMALL = [*TINY, *FEW_PROBES, "steps=20", "eval_every=4", "checkpoint.every=50"]
 ARMS = ["-m", "wd=paper,wd005,wd01", *SMALL]
 
 
