@@ -268,7 +268,7 @@ def everything_outside(folder: Path) -> set[Path]:
 
 
 LONG = "é" * 300
-NAMES = ["../../x", "/x", "..", "a/b/../../../x", "a=b,c", LONG]  # tests/test_records.py has more
+NAMES = ["../../x", "/x", "..", "a/b/../../../x", "a=b,c", LONG]  # tests/runs/test_record.py has more
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
