@@ -145,7 +145,7 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_half_done(who, number, bro
         "sweep": lambda: command("-m", "seed=0,1"),
         "prepare": lambda: prepare.main(prepared),
     }
-    broken.setattr(prepared_data, "_contents", on_call(1, ask(number, 1), prepared_data._contents))
+    broken.setattr(prepared_data, "sha256", on_call(1, ask(number, 1), prepared_data.sha256))
     assert commands[who]() == 130
     assert [p for p in folder.glob("outputs/.data/*") if p.is_dir()] == []
     assert commands[who]() == 0
