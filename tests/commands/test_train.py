@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import small
 import yaml
+from run_folders import metrics as rows
 
 from bitnet import train
 from bitnet.cli.overrides import groups
@@ -41,11 +41,6 @@ def run_folders(out: str = "outputs") -> list[Path]:
 
 def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def the_run(*arguments: str) -> Path:
