@@ -36,16 +36,21 @@ TESTS = {
 }
 
 
+ON_TWO = ["-n", "2", "--dist", "loadfile"]  # as `make test`
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("kind", TESTS)
-def test_pytest_ends_within_seconds(kind, number, tmp_path):
+@pytest.mark.parametrize(("kind", "options"), [*((k, []) for k in TESTS), ("saves and returns", ON_TWO)], ids=str)
+def test_pytest_ends_within_seconds(kind, options, number, tmp_path):
+    if options:
+        pytest.importorskip("xdist")
     handling, waiting = TESTS[kind]
     (tmp_path / "test_it.py").write_text(TEST.replace("HANDLING", handling).replace("WAITING", waiting))
     places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "ending", "-p", "no:cacheprovider", "-c", "/dev/null", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "ending", "-p", "no:cacheprovider", "-c", "/dev/null"]
     environment = os.environ | {"PYTHONPATH": places, "ENDING_PATIENCE": "0.5"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, *options, "test_it.py"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     began = time.monotonic()
     while not (tmp_path / "ready").exists():
         assert process.poll() is None and time.monotonic() < began + 60
