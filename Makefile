@@ -15,7 +15,7 @@ CAN_VENV := import ensurepip, venv
 help:
 	@echo 'make venv        the environment in .venv, with the versions of constraints.txt'
 	@echo 'make quickstart  train a few small models (minutes on two cores) and print their tables'
-	@echo 'make test        the whole test suite'
+	@echo 'make test        the whole test suite, on two cores'
 	@echo 'make test-slurm  sweeps on a SLURM of its own, which it starts as root and installs with apt (minutes)'
 	@echo 'make drills      kills, signals, damage, full disks and races for real (an hour on two cores)'
 	@echo 'make lint        ruff'
@@ -65,7 +65,7 @@ quickstart: .venv/.installed
 	@echo 'sweeps/ has the other experiments, conf/ every option, docs/ the rest.'
 
 test: .venv/.installed
-	$(BIN) -m pytest
+	$(BIN) -m pytest -n 2 --dist loadfile
 
 # ARGS=--or-say-why: where no SLURM can be started, say why and end well
 test-slurm: .venv/.installed

@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from ending import leaves_nothing_behind, pytest_configure, pytest_runtest_logfinish  # noqa: F401
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 

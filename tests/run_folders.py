@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,24 @@ def evaluations(steps: Sequence[int], unique: Sequence[float], loss: Sequence[fl
     losses = loss or [7.0] * len(steps)
     named = zip(steps, unique, losses, strict=True)
     return [{"Step": s, "UniquePredictions": u, "Loss": x, "contexts_positions": 20} for s, u, x in named]
+
+
+def losses(steps: Sequence[int], values: Sequence[float], **own: float) -> list[Row]:
+    """Rows with these losses, in training and held out, for as many of the steps as there are values, and what they share."""
+    return [own | {"Step": s, "Loss": x, "heldout_loss": x} for s, x in zip(steps, values, strict=False)]
+
+
+def declare(folder: Path, *versions: tuple[str, dict[str, Any]], **sweep: Any) -> None:
+    """`sweep.json` with these claims at these times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    declared = [{"at": at, "sweep": {"name": folder.name, "claims": claims, **sweep}, "scale": None} for at, claims in versions]
+    (folder / "sweep.json").write_text(json.dumps({"declared": declared}))
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv, as they are written."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def metrics_text(rows: Sequence[Row]) -> str:

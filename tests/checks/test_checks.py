@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small import DATA
 from tokenizers import Tokenizer, normalizers
 from torch import nn
 from torch.optim import Adam, AdamW
@@ -29,8 +30,8 @@ from bitnet.training import checkpoint, optim, schedules
 from bitnet.training.loop import Trainer
 
 CHECKS = {name: function for _, name, function, _ in (*STUDY, *OURS)}
-SMALL = ("model=tiny", "data=synthetic", "data.tokens=20000", "data.heldout_tokens=3000", "data.vocab_size=64")
-SMALL += ("probe.many_contexts=20", "probe.prompts=2", "probe.new_tokens=4", "device=cpu", "threads=1")
+SMALL = [*DATA, "data.heldout_tokens=3000", "model=tiny", "device=cpu", "threads=1"]
+SMALL += ["probe.many_contexts=20", "probe.prompts=2", "probe.new_tokens=4"]
 
 
 @pytest.fixture(autouse=True, scope="module")

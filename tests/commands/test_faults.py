@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from run_folders import evaluations, make_run
+from small import TINY
 
 from bitnet import prepare, train
 from bitnet.data import prepared as prepared_data
@@ -28,8 +29,7 @@ from bitnet.runs.columns import COLUMNS
 from bitnet.training import checkpoint
 
 EVAL_EVERY, STEPS = 4, 22
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
-SMALL += ["probe.heldout_sequences=4", "threads=1", "optimizer=adamw", "regularizer=coverage", "probe.redraw=true"]
+SMALL = [*TINY, "optimizer=adamw", "regularizer=coverage", "probe.redraw=true"]
 SMALL += [f"steps={STEPS}", f"eval_every={EVAL_EVERY}", "checkpoint.every=5", "launcher=serial"]
 REAL_SAVE, REAL_MEASURE = checkpoint.save_file, Probe.measure
 
@@ -145,7 +145,7 @@ def test_a_stop_while_data_is_prepared_leaves_nothing_half_done(who, number, bro
         "sweep": lambda: command("-m", "seed=0,1"),
         "prepare": lambda: prepare.main(prepared),
     }
-    broken.setattr(prepared_data, "_contents", on_call(1, ask(number, 1), prepared_data._contents))
+    broken.setattr(prepared_data, "sha256", on_call(1, ask(number, 1), prepared_data.sha256))
     assert commands[who]() == 130
     assert [p for p in folder.glob("outputs/.data/*") if p.is_dir()] == []
     assert commands[who]() == 0
@@ -268,7 +268,7 @@ def everything_outside(folder: Path) -> set[Path]:
 
 
 LONG = "é" * 300
-NAMES = ["../../x", "/x", "..", "a/b/../../../x", "a=b,c", LONG]  # tests/test_records.py has more
+NAMES = ["../../x", "/x", "..", "a/b/../../../x", "a=b,c", LONG]  # tests/runs/test_record.py has more
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))

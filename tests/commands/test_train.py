@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -15,7 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+import small
 import yaml
+from run_folders import metrics as rows
 
 from bitnet import train
 from bitnet.cli.overrides import groups
@@ -23,10 +24,7 @@ from bitnet.common.paths import PACKAGE, share
 from bitnet.runs.columns import COLUMNS
 from bitnet.training import checkpoint
 
-# Small enough that a run takes a blink, and still a real run.
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64"]
-SMALL += ["probe.heldout_sequences=4", "probe.many_contexts=20", "probe.prompts=4", "probe.new_tokens=8"]
-SMALL += ["threads=1", "launcher=serial"]
+SMALL = [*small.SMALL, *small.FEW_PROBES, "launcher=serial"]
 TINY = [*SMALL, "model=tiny", "steps=2"]
 
 
@@ -43,11 +41,6 @@ def run_folders(out: str = "outputs") -> list[Path]:
 
 def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def the_run(*arguments: str) -> Path:
@@ -307,7 +300,7 @@ def test_every_named_sweep_trains(name):
 
 
 def test_the_users_command_gives_eight_runs(capfd):
-    arguments = ["-m", "model=256,512,768,1024", "wd=paper,wd005", *SMALL, "steps=1"]
+    arguments = ["-m", "model=256,512,768,1024", "wd=paper,wd005", *SMALL, "steps=1", "model.num_layers=1"]
     assert train.main(arguments) == 0
     runs = [record(f) for f in run_folders()]
     assert {(r["choices"]["model"], r["choices"]["wd"]) for r in runs} == {
@@ -449,6 +442,17 @@ def results(folder: Path) -> tuple[str, list[str]]:
     return (folder / "metrics.csv").read_text(), sorted(p.name for p in (folder / "checkpoints").iterdir())
 
 
+@pytest.fixture(scope="module")
+def calm_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LONG, which nothing disturbed."""
+    out = tmp_path_factory.mktemp("calm")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(sys, "argv", ["bitnet-train"])
+        assert train.main([*LONG, f"out={out}"]) == 0
+    (folder,) = run_folders(str(out))
+    return folder
+
+
 STATEFUL = ["optimizer=adamw", "regularizer=coverage", "data.order=random", "probe.redraw=true"]
 
 
@@ -467,7 +471,7 @@ def test_killed_at_any_step_it_goes_on_with_the_same_bits(arm):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-def test_asked_to_stop_it_saves_and_can_go_on(number):
+def test_asked_to_stop_it_saves_and_can_go_on(number, calm_run):
     process = spawn(*LONG)
     said = interrupt_after(process, 5, number)
     (folder,) = run_folders()
@@ -476,22 +480,31 @@ def test_asked_to_stop_it_saves_and_can_go_on(number):
     assert f"stopped at step {stopped['step']}, saved" in said
     assert any(f"{stopped['step']:08d}" in p.name for p in (folder / "checkpoints").iterdir())
     assert train.main([f"resume={folder}"]) == 0
-    assert train.main([*LONG, "out=calm"]) == 0
-    (calm,) = run_folders("calm")
-    assert results(folder) == results(calm)
+    assert results(folder) == results(calm_run)
+
+
+@pytest.fixture(scope="module")
+def killed_early(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `outputs` of a run that was killed early, with two checkpoints."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.chdir(folder)
+        interrupt_after(spawn(*LONG), 8, signal.SIGKILL)
+        (run,) = run_folders()
+        assert len(list((run / "checkpoints").iterdir())) >= 2
+    return folder / "outputs"
 
 
 @pytest.fixture
-def stopped_run() -> Path:
-    """A run that was stopped early, with two checkpoints."""
-    interrupt_after(spawn(*LONG), 8, signal.SIGKILL)
+def stopped_run(killed_early) -> Path:
+    """A copy of that run, the test's own."""
+    shutil.copytree(killed_early, "outputs")
     (folder,) = run_folders()
-    assert len(list((folder / "checkpoints").iterdir())) >= 2
     return folder
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "remove"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped_run, damage, capfd):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped_run, calm_run, damage, capfd):
     before, newest = sorted((stopped_run / "checkpoints").iterdir())[-2:]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -508,9 +521,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped_run, damage, 
     said = capfd.readouterr().err
     assert (f"checkpoint {newest.name} is damaged" in said) == (damage != "remove")
     assert f"resuming after step {int(before.name[5:13])}" in said
-    assert train.main([*LONG, "out=calm"]) == 0
-    (calm,) = run_folders("calm")
-    assert (stopped_run / "metrics.csv").read_text() == (calm / "metrics.csv").read_text()
+    assert (stopped_run / "metrics.csv").read_text() == (calm_run / "metrics.csv").read_text()
 
 
 def test_resuming_with_a_changed_config_is_refused(stopped_run, capfd):

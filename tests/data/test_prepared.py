@@ -187,7 +187,7 @@ bpe = BPETokenizer(kind="bpe", vocab_size=300)
 
 
 def test_many_first_users_build_once_and_outlive_a_builder_that_is_killed(tmp_path, text):
-    first = python(f"data._contents = lambda *_: time.sleep(600)\n{PREPARE}", tmp_path, text)
+    first = python(f"data.sha256 = lambda *_: time.sleep(600)\n{PREPARE}", tmp_path, text)
     while first.poll() is None and not list((tmp_path / "cache").glob("*.building-*")):
         time.sleep(0.01)
     users = [python(PREPARE, tmp_path, text) for _ in range(15)]
@@ -203,7 +203,7 @@ def test_many_first_users_build_once_and_outlive_a_builder_that_is_killed(tmp_pa
 
 
 def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path, text):
-    kill = "data._contents = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\ndata.prepare(source, bpe)"
+    kill = "data.sha256 = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\ndata.prepare(source, bpe)"
     assert python(kill, tmp_path, text).wait() == -signal.SIGKILL
     assert ".building-" in folders(tmp_path)[0]
     prepared = prepare(text_data(tmp_path, text), BPE, say=lambda _: None)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from small import TINY
 
 from bitnet import report
 from bitnet.cli.overrides import starts_local_runs
@@ -26,9 +27,6 @@ from bitnet.config.run import load_config
 from bitnet.launch import display, fork_client, local, resources
 from bitnet.launch.resources import lease
 from bitnet.runs.record import RunRecord, lock_run
-
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
-SMALL += ["probe.heldout_sequences=4", "threads=1"]
 
 # Loaded by every Python process of a test, by the name that Python looks for at its start: breaks runs by their clip norm.
 FAULTS = """
@@ -58,7 +56,7 @@ Trainer.update = update
 def command(*arguments: str, faults: Path | None = None) -> subprocess.Popen:
     places = [str(PACKAGE.parent), *([str(faults)] if faults else []), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
-        [sys.executable, "-m", "bitnet.train", *arguments, *SMALL],
+        [sys.executable, "-m", "bitnet.train", *arguments, *TINY],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
         stderr=subprocess.PIPE,
         text=True,
@@ -415,7 +413,7 @@ def frozen(folder, monkeypatch, values) -> RunRecord:
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{PACKAGE.parent}")
     (folder / "leases").mkdir()
     record = RunRecord(folder / "run")
-    record.create(load_config(values(*SMALL)).model_dump(mode="json"), {})
+    record.create(load_config(values(*TINY)).model_dump(mode="json"), {})
     return record
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small import NO_PROBES, TINY
 from submitit.core.utils import DelayedSubmission
 
 from bitnet import train
@@ -19,7 +20,7 @@ from bitnet.cli.overrides import readable_overrides
 from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE
 from bitnet.config.run import load_config
-from bitnet.launch import slurm
+from bitnet.launch import slurm, slurm_queue
 from bitnet.launch.slurm_job import Task, python
 from bitnet.runs.record import RunRecord, lock_run
 
@@ -56,8 +57,7 @@ elif name == "scontrol" and arguments == ["show", "config"]:
 """
 PARAMETERS = {"timeout_min": 60, "signal_delay_s": 120, "max_num_timeout": 100, "array_parallelism": 5, "cpus_per_task": 3}
 PARAMETERS |= {"partition": "main", "mem_gb": 1.5, "gpus_per_node": None, "tasks_per_node": 1, "nodes": 1, "max_array_size": None}
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny"]
-SMALL += ["probe.heldout_sequences=4", "probe.prompts=0", "probe.many_contexts=0", "threads=1"]
+SMALL = [*TINY, *NO_PROBES]
 
 
 class Cluster:
@@ -150,13 +150,13 @@ def test_a_run_in_the_queue_is_not_submitted_twice_and_one_whose_job_is_gone_is(
 @pytest.mark.parametrize("status", ["done", "failed"])
 def test_a_run_that_ends_while_the_queue_is_asked_is_not_submitted_again(cluster, tmp_path, monkeypatch, status):
     folders = queued(tmp_path, 2)
-    asked = slurm._standing
+    asked = slurm_queue.query
 
-    def standing(of):
+    def query(names):
         RunRecord(folders[0]).update(status=status, finished="2026-01-31T00:00:00+00:00")
-        return asked(of)
+        return asked(names)
 
-    monkeypatch.setattr(slurm, "_standing", standing)
+    monkeypatch.setattr(slurm_queue, "query", query)
     submit(folders)
     assert jobs_of(folders) == [None, "1"]
     assert RunRecord(folders[0]).read()["status"] == status
@@ -240,16 +240,20 @@ def test_runs_whose_jobs_ended_without_a_word_are_failed_others_stay_as_they_are
 def test_a_queue_that_does_not_answer_is_asked_again(cluster, tmp_path, monkeypatch, capsys):
     folders = queued(tmp_path, 1)
     submit(folders)
-    broken = cluster.place / "squeue"
-    working = broken.read_text()
-    broken.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    asked, squeue, down = slurm_queue.query, cluster.place / "squeue", []
+    working = squeue.read_text()
+    broken = "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n"
 
-    def comes_back(seconds: float) -> None:
-        broken.write_text(working)
-        cluster.end()
+    def query(names):
+        """Up for the launch, down when it begins to wait, and up again."""
+        down.append(len(down) == 1)
+        squeue.write_text(broken if down[-1] else working)
+        return asked(names)
 
-    monkeypatch.setattr(slurm.time, "sleep", comes_back)
-    slurm._wait(folders)
+    monkeypatch.setattr(slurm_queue, "query", query)
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: cluster.end())
+    submit(folders, wait=True)
+    assert down == [False, True, False]
     assert "Unable to contact slurm controller; asking again" in capsys.readouterr().err
 
 

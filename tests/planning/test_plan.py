@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import TINY
 
 from bitnet import plan, train
 from bitnet.common.console import command_name
 from bitnet.config.run import load_config
+from bitnet.data.prepared import prepare
 from bitnet.model.transformer import BitNet
 from bitnet.planning import cost, warnings
 from bitnet.planning.timeline import WorkItem, makespan
@@ -20,8 +22,7 @@ from bitnet.training.build import build
 from bitnet.training.checkpoint import save
 from bitnet.training.device import make_deterministic
 
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny", "steps=20"]
-SMALL += ["probe.heldout_sequences=4", "threads=1", "launcher=serial"]
+SMALL = [*TINY, "steps=20", "launcher=serial"]
 SWEEP = """# @package _global_
 defaults:
   - override /launcher: serial
@@ -224,7 +225,7 @@ def small_config(values, *overrides: str):
 def test_parameters_and_checkpoint_are_those_of_the_run(values, overrides, tmp_path):
     config = small_config(values, *overrides)
     make_deterministic(1)
-    trainer = build(*cost._stand_in(config, 64), torch.device("cpu"))
+    trainer = build(config, prepare(config.data, config.tokenizer), torch.device("cpu"))
     trainer.update(1)
     written = save(tmp_path, 1, trainer.tensors(), {}, keep=1).stat().st_size
     size = cost.footprint(config, 64)
@@ -248,7 +249,7 @@ def test_memory_counts_weights_gradients_means_and_logits(values):
 )
 def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
     config = small_config(values, "model=64", *overrides)
-    trainer = build(*cost._stand_in(config, 64), torch.device("cpu"))
+    trainer = build(config, prepare(config.data, config.tokenizer), torch.device("cpu"))
     with cost.LiveBytes([*trainer.model.parameters(), *trainer.model.buffers()]) as live:
         loss, extra = trainer.losses(*trainer.batch(1))
         (loss if extra is None else loss + extra).backward()

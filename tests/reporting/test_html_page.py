@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from run_folders import Row, make_run
+import run_folders
+from run_folders import Row, declare, make_run
 
 from bitnet.analysis import frames
 from bitnet.report import main
@@ -66,15 +67,9 @@ class _Page(HTMLParser):
 
 
 def rows(*losses: float) -> list[Row]:
-    steps = (100, 5000, 10_000)
     own = {"UniquePredictions": 5, "contexts_positions": 20, "heldout_uniq": 100, "heldout_distinct_targets": 300}
     own |= {"logit_std": 2, "greedy_distinct_1": 0.25}
-    return [own | {"Step": s, "Loss": x, "heldout_loss": x} for s, x in zip(steps, losses, strict=False)]
-
-
-def declare(folder: Path, claims: dict[str, Any], **sweep: Any) -> None:
-    declared = {"at": WRITTEN, "sweep": {"name": folder.name, "claims": claims, **sweep}, "scale": None}
-    (folder / "sweep.json").write_text(json.dumps({"declared": [declared]}))
+    return run_folders.losses((100, 5000, 10_000), losses, **own)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +83,7 @@ def sweep(tmp_path_factory) -> Path:
             began = {"began_as": {"from": "trunk", "id": "0123456789", "step": 5000}} if wd == "wd01" else {}
             make_run(folder, arm=f"optimizer=adamw,wd={wd}", seed=seed, rows=rows(9, 6, 5 + 0.02 * seed), **began)
     grid = {"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]}
-    declare(folder, {"decoupled": CONTRAST, "low": BOUND}, grid=grid, question="Which factor?", source="a study")
+    declare(folder, (WRITTEN, {"decoupled": CONTRAST, "low": BOUND}), grid=grid, question="Which factor?", source="a study")
     return folder
 
 
@@ -171,7 +166,7 @@ def test_whatever_was_written_into_a_record_stays_text(tmp_path):
         record = run / "run.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | {"arm": NASTY}))
     claim = CONTRAST | {"says": NASTY, "published": NASTY, "arm": NASTY, "against": {}}
-    declare(folder, {NASTY: claim, "b": BOUND | {"says": NASTY, "arm": NASTY}}, question=NASTY, source=NASTY)
+    declare(folder, (WRITTEN, {NASTY: claim, "b": BOUND | {"says": NASTY, "arm": NASTY}}), question=NASTY, source=NASTY)
     source = report(folder)
     assert "<img" not in source and "</script" not in source
     assert not _Page(source).open
@@ -191,7 +186,7 @@ def test_an_investigation_that_is_not_over_is_a_page_too(tmp_path):
     for seed, status in enumerate(("running", "failed", "queued", "diverged")):
         make_run(folder, seed=seed, status=status, rows=rows(9))
         make_run(folder, arm="optimizer=adamw,wd=paper", seed=seed, status="queued")
-    declare(folder, {"decoupled": CONTRAST}, grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper"]})
+    declare(folder, (WRITTEN, {"decoupled": CONTRAST}), grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper"]})
     (tmp_path / "s" / "broken").mkdir()
     (tmp_path / "s" / "broken" / "run.json").write_text("{")
     text = " ".join(_Page(report(tmp_path)).text.split())

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small import TINY
 
 from bitnet import train
 
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64", "model=tiny", "steps=3"]
-SMALL += ["probe.heldout_sequences=4", "threads=1"]
+SMALL = [*TINY, "steps=3"]
 with_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra `search`")
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small import FEW_PROBES, TINY
 
 from bitnet import plan, train
 from bitnet.config.run import load_config
-from bitnet.launch import display, local
+from bitnet.launch import local
 from bitnet.runs.record import RunRecord
 from bitnet.runs.trunk import keep_for_branches, remove_branch_checkpoints, waits_for_trunk
 from bitnet.sweep import branching
 from bitnet.training import branches
 
-SMALL = ["data=synthetic", "data.tokens=20000", "data.heldout_tokens=2000", "data.vocab_size=64"]
-SMALL += ["probe.heldout_sequences=4", "probe.many_contexts=20", "probe.prompts=4", "probe.new_tokens=8"]
-SMALL += ["threads=1", "model=tiny", "steps=20", "eval_every=4", "checkpoint.every=50"]
+SMALL = [*TINY, *FEW_PROBES, "steps=20", "eval_every=4", "checkpoint.every=50"]
 ARMS = ["-m", "wd=paper,wd005,wd01", *SMALL]
 
 
@@ -179,16 +180,34 @@ def test_a_run_waits_only_for_what_is_still_to_come(tmp_path):
     assert not waits_for_trunk(branch)
 
 
-def test_runs_whose_records_name_each_other_still_begin(tmp_path):
+class OneByOne:
+    """In place of a server: what was started together ends together."""
+
+    gpus = 0
+
+    def __init__(self) -> None:
+        self.waves: list[list[Path]] = [[]]
+
+    def start(self, job: dict[str, Any]) -> None:
+        self.waves[-1].append(Path(job["folder"]))
+
+    def ended(self, seconds: float) -> list[tuple[Path, int]]:
+        over = self.waves[-1]
+        RunRecord(over[0]).update(status="done")
+        if len(self.waves) == 1:
+            self.waves.append([])
+        return [(folder, 0) for folder in over]
+
+
+def test_runs_whose_records_name_each_other_still_begin(tmp_path, monkeypatch):
     one, two = (RunRecord(tmp_path / "s" / name) for name in ("one", "two"))
     for run, other in ((one, "two"), (two, "one")):
         run.create({}, {"branch": {"from": f"s/{other}", "id": "x", "step": 10}})
     folders = [one.folder, two.folder]
-    course = display.Course(list(folders), local._trunks(folders))
-    assert local._ready(course) == one.folder
-    course.waiting.remove(one.folder)
-    course.running.add(one.folder)
-    assert local._ready(course) is None
+    server = OneByOne()
+    monkeypatch.setattr(local, "fork_server", lambda: contextlib.nullcontext(server))
+    local.run_all(folders, "cpu", 2, 1)
+    assert server.waves == [[one.folder], [two.folder]]  # the second waits for the first
 
 
 def test_a_promise_outlives_a_command_with_fewer_runs(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run_folders
 import yaml
-from run_folders import Row, make_run, metrics_text
+from run_folders import Row, declare, make_run, metrics_text
 
 from bitnet.analysis import frames
 from bitnet.reporting import wording
@@ -29,14 +30,7 @@ FILE = ("2024-12-31T00:00:00+00:00", {"more": CLAIM})  # what a sweep claimed be
 
 
 def losses(*values: float) -> list[Row]:
-    return [{"Step": s, "Loss": x, "UniquePredictions": 5, "heldout_loss": x} for s, x in zip(STEPS, values, strict=False)]
-
-
-def declare(folder: Path, *versions: tuple[str, dict[str, Any]], **sweep: Any) -> None:
-    """`sweep.json` with these claims at these times."""
-    folder.mkdir(parents=True, exist_ok=True)
-    declared = [{"at": at, "sweep": {"name": folder.name, "claims": claims, **sweep}, "scale": None} for at, claims in versions]
-    (folder / "sweep.json").write_text(json.dumps({"declared": declared}))
+    return run_folders.losses(STEPS, values, UniquePredictions=5)
 
 
 def pair(folder: Path, *, seeds: int = 3, apart: float = 1.0, **record: Any) -> None:
