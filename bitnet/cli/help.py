@@ -22,7 +22,7 @@ _TAIL = """examples
   python -m bitnet.train recipe=modern model=512 data=text 'data.paths=[my/folder]'
   python -m bitnet.train -m model=256,512,768,1024 wd=paper,wd005    every combination: 8 runs
   python -m bitnet.train sweeps=quickstart                           a named sweep; sweeps/quickstart.yaml says what it asks
-  python -m bitnet.train sweeps=phase5_scaling steps=200 model=256   the command line beats the file
+  python -m bitnet.train sweeps=phase5_scaling steps=200 model=256   the command line overrides the file
   python -m bitnet.train resume=outputs/2026-01-31/defaults-0123456789
 
 Each run gets a folder, <out>/<sweep or date>/<overrides>-<id>/, with config.yaml, run.json, metrics.csv and checkpoints/.

@@ -152,7 +152,7 @@ def test_nothing_but_unreadable_or_unfinished_runs_is_still_a_report(tmp_path, c
     run = make_run(tmp_path, status="queued")
     assert "1 run: 1 missing." in printed(capsys, tmp_path)
     (run / "run.json").write_text("{")
-    assert "1 runs: 1 unreadable." in printed(capsys, tmp_path)
+    assert "1 run: 1 unreadable." in printed(capsys, tmp_path)
 
 
 @pytest.mark.parametrize("inside", ["nowhere", ""])
