@@ -81,7 +81,8 @@ def _summary(runs: Sequence[Forecast], total: dict[str, Any], place: Placement) 
         side = total["seconds_at_once"]
         text += f", {format_duration(side)} with {place.at_once} at once" if place.at_once not in (None, 1) else ""
         text += "; "
-    return text + f"{_number(total['tokens'])} tokens; {format_bytes(total['disk'])} of disk"
+    tokens = "an unknown number of" if total["tokens"] is None else _number(total["tokens"])
+    return text + f"{tokens} tokens; {format_bytes(total['disk'])} of disk"
 
 
 def _where(place: Placement, out: str) -> str:

@@ -1,22 +1,24 @@
-"""From an estimate to one of the words and its reason, by the rules at the top of `bitnet/verdicts.py`."""
+"""From an estimate to one of the words and its reason, by the rules at the top of `bitnet/verdicts/verdict.py`."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from bitnet.analysis import stats
-from bitnet.common.text import counted, format_significant
+from bitnet.common.text import format_significant
 from bitnet.config.claims import seeds_allow
 
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 
 _LOWER = ("lower", "at_most")
 
+_FROM_BOUND = "to detect a distance from the bound of"
+
 
 def decide(
     estimate: stats.Estimate, expected: str, margin: float, least: float, claims: int = 1, offset: float = 0.0
 ) -> tuple[Word, str]:
-    """The word for an estimate and its reason, by the rules at the top of `bitnet/verdicts.py`.
+    """The word for an estimate and its reason, by the rules at the top of `bitnet/verdicts/verdict.py`.
 
     Args:
         expected: `lower`, `higher`, `at_most`, `at_least` or `equal`.
@@ -35,8 +37,9 @@ def decide(
     else:
         word, why = _directed(estimate, interval, expected, least)
     if word == "inconclusive" and (seen := detectable(estimate, expected, alpha)) is not None:
-        shown = "to show equality within" if expected == "equal" else "to detect an effect of"
-        why += f"; {counted(estimate.n, 'seed')} with this spread have 80 % power {shown} {number_text(seen)}"
+        shown_by = {"equal": "to show equality within", "at_most": _FROM_BOUND, "at_least": _FROM_BOUND}
+        shown = shown_by.get(expected, "to detect an effect of")
+        why += f"; this many seeds with this spread have 80 % power {shown} {number_text(seen)}"
     return word, f"mean {number_text(estimate.mean, offset)}, {interval_text(plain, interval, claims, offset)}: {why}"
 
 
