@@ -14,16 +14,16 @@ from bitnet.common.errors import UserError
 from bitnet.common.stopping import interrupt_on_signals
 from bitnet.config.run import RunConfig
 
-_EPILOG = """The study's ten checks (4 of quantisation, 6 of sanity) with what it reported, and the others that a run rests on:
-schedules against values by hand, gradients, both kinds of weight decay, equal bits, checkpoints, data. n/a: nothing to
-check with this configuration. Checkpoints of the first steps are written to the system's temporary folder and removed.
+_EPILOG = """The study's ten checks (4 of quantisation, 6 of sanity) with the values it reported, and others: schedules against
+hand-computed values, gradients, both kinds of weight decay, bitwise reproducibility, checkpoints, data. n/a: nothing to
+check with this configuration. Checkpoints of the first steps go to the system's temporary folder and are removed.
 
 examples
   {check}                                    the defaults
   {check} model=tiny data=synthetic          seconds
   {check} recipe=modern model=512
 
-Exit codes: 0 all pass, 1 one fails, 2 the input can't be used."""
+Exit codes: 0 all checks pass, 1 a check fails, 2 invalid input."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def _configuration(overrides: list[str]) -> RunConfig:
     """
     if names_a_sweep(overrides):
         sweep = next(o for o in overrides if key_of(o) == "sweeps")
-        raise UserError(f"{sweep}: one run is checked; write the overrides of one of its arms instead")
+        raise UserError(f"{sweep}: one run is checked at a time; give the overrides of one of its arms instead")
     return run_config(compose_config(overrides))
 
 

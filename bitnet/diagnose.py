@@ -14,11 +14,11 @@ from bitnet.common.errors import UserError
 from bitnet.reporting.diagnosis_text import diagnosis_text, wrapped
 
 _EPILOG = """examples
-  {diagnose} outputs/quickstart/RUN                                       a run, over its whole course
+  {diagnose} outputs/quickstart/RUN                                       a run, from start to end
   {diagnose} outputs/quickstart/RUN/checkpoints/step-00002000-....safetensors   the run up to that step
-  {diagnose} outputs/quickstart                                           one line a run
+  {diagnose} outputs/quickstart                                           one line per run
 
-Nothing is computed anew: the model was measured while it trained. docs/diagnose.md says what the kinds are."""
+Nothing is recomputed: it uses the measurements made during training. docs/diagnose.md explains the kinds."""
 
 
 # ------------------------------------------------------------------------------------------------------------------ CLI

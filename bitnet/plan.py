@@ -15,38 +15,38 @@ from bitnet.common.errors import UserError
 from bitnet.planning.request import placement, requested_runs
 from bitnet.planning.view import as_json, show
 
-_EPILOG = """Every arm is composed and validated as bitnet.train does it, and listed with what tells it from the others:
+_EPILOG = """Every arm is composed and validated as in bitnet.train, and listed with the settings that distinguish it:
 
   parameters   of the model
-  memory       bytes on its device at the worst moment: weights, gradients, Adam's two means, what autograd keeps, logits;
-               from a dry step without content. Python, torch and (on a GPU) CUDA come on top
-  steps        those that it will do: a single pass over the data may end first
-  time         from now to its end: a few steps and an evaluation of each distinct shape are measured, alone on this device.
-               Runs side by side on a CPU share its memory and are somewhat slower; saving is not counted
-  disk         checkpoints kept, metrics and records, when it is over
+  memory       peak bytes on its device: weights, gradients, Adam's two moments, what autograd keeps, logits; estimated
+               from a dry step on the meta device. Python, torch and (on a GPU) CUDA come on top
+  steps        steps that it will train: a single pass over the data may end earlier
+  time         from now to the end: a few steps and an evaluation of each distinct shape are measured, alone on this device.
+               Concurrent runs on a CPU share its memory and are somewhat slower; saving is not counted
+  disk         checkpoints kept, metrics and records, once it has ended
 
-Below the table: `error` for what would stop it or make it fail (equal arms, a missing device, too little memory, disk or data),
-`note` for what is worth knowing before. Data is never prepared here: where it is not, the plan says what that leaves unknown.
+Below the table: `error` for what would be refused or fail (identical arms, a missing device, too little memory, disk or data),
+`note` for what is worth knowing beforehand. The plan never prepares data: if it is not prepared, it says what stays unknown.
 
 examples
   {plan} sweeps=quickstart
   {plan} -m model=256,512,768,1024 wd=paper,wd005 --no-measure
   {plan} sweeps=quickstart --json | jq '.runs[].seconds'
 
-Exit codes: 0 it can be started, 1 an error stands below the table, 2 the input can't be used."""
+Exit codes: 0 ready to start, 1 the plan lists an error, 2 invalid input."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=command_name("plan"),
-        description="List the runs that a training command asks for, with their costs and what would go wrong.",
+        description="List the runs that a training command would start, with their costs and what would go wrong.",
         epilog=_EPILOG.format(plan=command_name("plan")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for bitnet.train")
     parser.add_argument("-m", "--multirun", action="store_true", help="every combination of comma-separated values")
-    parser.add_argument("--config-dir", "-cd", type=Path, help="a folder of your own groups and sweeps, as for bitnet.train")
-    parser.add_argument("--no-measure", action="store_true", help="no times: a plan of many sizes in a moment")
+    parser.add_argument("--config-dir", "-cd", type=Path, help="a folder with your own groups and sweeps, as for bitnet.train")
+    parser.add_argument("--no-measure", action="store_true", help="skip the timing, for an instant plan")
     parser.add_argument("--json", action="store_true", help="print one JSON object: runs, totals, flags")
     parser.error = refuse
     return parser

@@ -14,12 +14,12 @@ from bitnet.common.stopping import interrupt_on_signals
 
 _EPILOG = """examples:
   {prepare}                                              the default corpus (pydocs) and its tokenizer
-  {prepare} data=wikitext103                             WikiText-103 with the tokenizer that the defaults name
+  {prepare} data=wikitext103                             WikiText-103 with the default tokenizer
   {prepare} data=wikitext2 tokenizer=gpt2                the study's corpus and tokenizer
   {prepare} data=text 'data.paths=[my/folder]' tokenizer.vocab_size=4096
 
-Give the data=, tokenizer= and recipe= overrides that the training command will have: what is prepared depends on them.
-Prepared twice, the same corpus is only checked."""
+Give the same data=, tokenizer= and recipe= overrides as the training command: the prepared data depends on them.
+A corpus that is already prepared is only verified."""
 
 
 def _parser() -> argparse.ArgumentParser:

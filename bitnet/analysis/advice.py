@@ -67,7 +67,8 @@ def hints(case: Case) -> list[Hint]:
     if case.worst is None and len(case.course) and case.last["heldout_loss"] > case.run["ln_vocab"] + SLACK_NATS:
         found.append(
             Hint(
-                "the held-out loss is above that of a uniform guess; smaller steps tell whether they are too large", "lr=reduced"
+                "the held-out loss is worse than a uniform guess; a lower learning rate shows whether it is too high",
+                "lr=reduced",
             )
         )
     return found
@@ -80,11 +81,11 @@ def _coupled(case: Case) -> list[Hint]:
     if case.setting("optimizer.kind") != "adam_l2" or not decay > 0:
         return []
     where = "the BitLinear weights alone" if scope == "bitlinear" else "embedding and head included"
-    why = f"weight decay {decay:g} was coupled: L2 in the gradient, which Adam normalises as it does the loss's, {where}"
+    why = f"weight decay {decay:g} was coupled (L2 added to the gradient, which Adam normalises along with the loss's), {where}"
     why += _shrinking(case) + _switched(case)
     found = [Hint(why, "optimizer=adamw")]
     if scope != "bitlinear":
-        why = "whether it is the decay of embedding and head shows where they are left out of it"
+        why = "exempting embedding and head from weight decay shows whether their decay is the cause"
         found.append(Hint(why, "optimizer.decay_scope=bitlinear"))
     return found
 
@@ -107,13 +108,13 @@ def _switched(case: Case) -> str:
     if not len(after) or not case.worst["wd_applied"] > after["WD"].iloc[0]:
         return ""
     less, recovery = after["WD"].iloc[0], case.facts["recovery_step"]
-    change = f"; at step {boundary:,.0f} weight decay went down to {less:g}, and "
+    change = f"; at step {boundary:,.0f} weight decay dropped to {less:g}, and "
     onset, kind = case.facts["onset_step"], case.last["kind"]
     if math.isnan(recovery):
-        still = f"{change}the model is still collapsed at step {case.last['Step']:,.0f}"
+        still = f"{change}the model was still collapsed at step {case.last['Step']:,.0f}"
         other = kind in COLLAPSED and kind != case.worst["kind"]
-        return f"{still}, as {kind}, at a held-out loss of {case.last['heldout_loss']:.2f}" if other else still
-    return f"{change}the model was out of it by step {recovery:,.0f}" if recovery > boundary > onset else ""
+        return f"{still}, now as {kind} at a held-out loss of {case.last['heldout_loss']:.2f}" if other else still
+    return f"{change}the model had recovered by step {recovery:,.0f}" if recovery > boundary > onset else ""
 
 
 def _decoupled(case: Case) -> list[Hint]:
@@ -121,8 +122,8 @@ def _decoupled(case: Case) -> list[Hint]:
         return []
     left = _decay_left(case)
     if left > _SHRUNK:
-        return [Hint(f"decoupled weight decay has left {left:.0%} of a weight's size: too little to flatten the logits")]
-    return [Hint(f"decoupled weight decay alone has brought weights down to {left:.1%} of their size", "wd=none")]
+        return [Hint(f"decoupled weight decay alone leaves {left:.0%} of a weight's size: too weak to flatten the logits")]
+    return [Hint(f"decoupled weight decay alone has shrunk weights to {left:.1%} of their size", "wd=none")]
 
 
 def _decay_left(case: Case) -> float:
@@ -148,15 +149,15 @@ def _clipping(case: Case) -> list[Hint]:
     if bound is None or bound >= 1 or case.setting("optimizer.kind") != "adam_l2" or not case.worst["wd_applied"] > 0:
         return []
     clipped = float((case.course["grad_norm"] > bound).mean())
-    why = f"gradients were clipped to {bound:g} before L2 was added, at {clipped:.0%} of the evaluations: L2 weighs more"
+    why = f"gradients were clipped to {bound:g} before L2 was added, at {clipped:.0%} of the evaluations: L2 gets more weight"
     return [Hint(why, "clip=norm1")] if clipped > 0 else []
 
 
 def _separate(case: Case) -> list[Hint]:
     """Controls, where nothing in the record goes with the collapse."""
-    found = [Hint("nothing in the record goes with it; smaller steps tell whether they are too large", "lr=reduced")]
+    found = [Hint("nothing in the record explains it; a lower learning rate shows whether it is too high", "lr=reduced")]
     if case.setting("quant.weights") != "float":
-        found.append(Hint("float weights tell whether quantisation has any part in it", "quant=float"))
+        found.append(Hint("float weights show whether quantisation plays any part", "quant=float"))
     return found
 
 
@@ -173,9 +174,9 @@ def _too_early(case: Case) -> list[Hint]:
     since = f"from step {earlier['Step'].iloc[-1]:,.0f} to {last['Step']:,.0f}"
     tokens = f"{last['tokens']:,.0f} tokens" + _per_parameter(case)
     if fell > SLACK_NATS:
-        why = f"frequencies are learned first, and the held-out loss still fell, by {fell:.2f} {since}, after {tokens}"
+        why = f"frequencies are learned first, and the held-out loss was still falling (by {fell:.2f} {since}) after {tokens}"
         return [Hint(why, f"steps={2 * case.run['steps']:.0f}")]
-    return [Hint(f"the held-out loss no longer falls ({-fell:+.2f} {since}) after {tokens}", "lr=reduced")]
+    return [Hint(f"the held-out loss is no longer falling ({-fell:+.2f} {since}) after {tokens}", "lr=reduced")]
 
 
 def _per_parameter(case: Case) -> str:
@@ -188,7 +189,7 @@ def _still_coupled(case: Case) -> list[Hint]:
     if case.setting("optimizer.kind") != "adam_l2" or not decay > 0:
         return []
     return [
-        Hint(f"weight decay {decay:g} is coupled: Adam gives it the weight of a gradient" + _shrinking(case), "optimizer=adamw")
+        Hint(f"weight decay {decay:g} is coupled: Adam treats it as part of the gradient" + _shrinking(case), "optimizer=adamw")
     ]
 
 
@@ -196,8 +197,8 @@ def _still_coupled(case: Case) -> list[Hint]:
 def _decoding(case: Case) -> list[Hint]:
     sampled, loss = case.last["sampled_seq_rep_4"], case.last["heldout_loss"]
     beside = "" if math.isnan(sampled) else f"; sampled from the same model, {sampled:.0%} of the 4-grams are repeats"
-    why = f"greedy continuations go in circles at a held-out loss of {loss:.2f}, where the model uses its context{beside}"
-    return [Hint(f"{why}: a problem of decoding, which no training arm tests; sample instead of taking the argmax")]
+    why = f"greedy continuations repeat themselves, though at a held-out loss of {loss:.2f} the model uses its context{beside}"
+    return [Hint(f"{why}: a decoding problem, which no training arm can test; sample instead of taking the argmax")]
 
 
 def _diverged(case: Case) -> list[Hint]:

@@ -93,7 +93,7 @@ def diagnose(path: Path) -> list[Diagnosis]:
         lost = records.unreadable.iloc[0]
         raise UserError(f"{lost['folder']}: can't be read as a run ({lost['reason']})")
     for lost, why in records.unreadable[["folder", "reason"]].to_numpy().tolist():
-        print(f"note: {lost}: can't be read as a run, left out ({why})", file=sys.stderr)
+        print(f"note: {lost}: can't be read as a run, skipped ({why})", file=sys.stderr)
     metrics = records.metrics if step is None else _until(records.metrics, step, path)
     kinds, facts = classify(records.runs, metrics), run_facts(records.runs, metrics)
     metrics = metrics.assign(kind=kinds)
@@ -113,7 +113,7 @@ def _place(path: Path) -> tuple[Path, int | None]:
     if not path.is_file():
         raise UserError(f"{path}: no such run or checkpoint")
     if parts is None or not (path.resolve().parent.parent / "run.json").is_file():
-        raise UserError(f"{path}: is no checkpoint in a run's folder; give a run, or its checkpoints/step-....safetensors")
+        raise UserError(f"{path}: not a checkpoint in a run's folder; give a run, or its checkpoints/step-....safetensors")
     return path.resolve().parent.parent, parts[0]
 
 
@@ -146,20 +146,24 @@ def _headline(case: Case) -> str:
     judged = course[(course["kind"] != WARM_UP) & course["kind"].notna()]
     remarks = f" The loss was not finite at step {run['step']:,.0f}: the run diverged." if run["status"] == DIVERGED else ""
     if (apart := run["ln_vocab"] - run["unigram_entropy"]) < CLOSE_NATS:
-        remarks += f" In this data all tokens are about as frequent (ln V is {apart:.2f} nats above the unigram entropy): here "
-        remarks += "flat logits can't be told from known frequencies."
+        remarks += (
+            f" In this data all tokens are about equally frequent (ln V is {apart:.2f} nats above the unigram entropy), so "
+        )
+        remarks += "flat logits can't be told apart from learned frequencies."
     if not len(judged):
         return f"Nothing can be said yet: {_why_nothing(case)}.{remarks}"
     last = judged.iloc[-1]
     at_last = f"at step {last['Step']:,.0f}"
     if case.worst is None:
-        circles = " Its greedy continuations go in circles, which is a problem of decoding." if last["kind"] == REPETITION else ""
+        circles = (
+            " Its greedy continuations repeat themselves, which is a decoding problem." if last["kind"] == REPETITION else ""
+        )
         remarks = _lacking(case) + circles + _too_high(case) + remarks
         return f"No collapse in {len(judged)} evaluations after warm-up, up to step {last['Step']:,.0f}.{remarks}"
     kind = case.worst["kind"]
     if math.isnan(facts["onset_step"]):
         seen = f"{kind.capitalize()} at step {case.worst['Step']:,.0f}, {last['kind']} {at_last}"
-        return f"{seen}; when it began and ended can't be said.{_lacking(case)}{remarks}"
+        return f"{seen}; when it began and ended is unknown.{_lacking(case)}{remarks}"
     onset = facts["onset_step"]
     already = onset == judged["Step"].iloc[0]
     begins = f"{kind.capitalize()} {'already at' if already else 'from'} step {onset:,.0f}"
@@ -168,17 +172,19 @@ def _headline(case: Case) -> str:
     deep = f"worst at step {case.worst['Step']:,.0f}, {facts['depth']:.2f} nats above the unigram entropy (ln V is "
     deep += f"{run['ln_vocab'] - run['unigram_entropy']:.2f} above it)"
     if math.isnan(facts["recovery_step"]):
-        what = "" if last["kind"] == kind else f"{last['kind']} and "
-        end = f"not recovered {at_last}" + (f", now {what}{above:+.2f} nats" if last["Step"] > case.worst["Step"] else "")
+        what = "" if last["kind"] == kind else f"{last['kind']}, "
+        now = f", now {what}{above:+.2f} nats from the unigram entropy" if last["Step"] > case.worst["Step"] else ""
+        end = f"not recovered by step {last['Step']:,.0f}{now}"
     else:
-        end = f"over at step {facts['recovery_step']:,.0f}, after {facts['duration_steps']:,.0f} steps"
-        end += "; its greedy continuations now go in circles" if last["kind"] == REPETITION else ""
+        end = f"recovered at step {facts['recovery_step']:,.0f}, after {facts['duration_steps']:,.0f} steps"
+        end += "; its greedy continuations now repeat themselves" if last["kind"] == REPETITION else ""
     return f"{begins}; {deep}; {end}.{remarks}"
 
 
 def _lacking(case: Case) -> str:
     unknown = int(case.course["kind"].isna().sum())
-    return f" {unknown} more evaluation{'s lack' if unknown > 1 else ' lacks'} the numbers to tell." if unknown else ""
+    lack, them = ("s lack", "them") if unknown > 1 else (" lacks", "it")
+    return f" {unknown} more evaluation{lack} the numbers needed to classify {them}." if unknown else ""
 
 
 def _too_high(case: Case) -> str:
@@ -186,7 +192,7 @@ def _too_high(case: Case) -> str:
     loss, top, low = case.last["heldout_loss"], case.run["ln_vocab"], case.run["unigram_entropy"]
     if loss > top + SLACK_NATS:
         return (
-            f" But its held-out loss, {loss:.2f}, is above ln V ({top:.2f}): it is surer of wrong tokens than a guess would be."
+            f" But its held-out loss, {loss:.2f}, is above ln V ({top:.2f}): it is confidently wrong, worse than a uniform guess."
         )
     if loss > low + SLACK_NATS:
         return f" But its held-out loss, {loss:.2f}, is above the unigram entropy ({low:.2f}): it does not use the context yet."
@@ -243,10 +249,10 @@ def tests(case: Case) -> list[tuple[str, str, bool]]:
     of = pd.concat([row, case.run[["ln_vocab", "unigram_entropy"]]])
     limit, loss, circles = thresholds(of), row["heldout_loss"], row["greedy_seq_rep_4"]
     repeats = "not measured" if math.isnan(circles) else f"{circles:.0%}"
-    low, few, uniq = f"{limit['low']:.2f} ({loss:.2f})", f"{limit['few']:.0f}", f"{row['heldout_uniq']:,.0f}"
+    low, few, uniq = f"{limit['low']:.2f} (here {loss:.2f})", f"{limit['few']:.0f}", f"{row['heldout_uniq']:,.0f}"
     says = {
-        FLAT: f"loss above {limit['flat']:.2f} (it is {loss:.2f}) and a logit sd below {FLAT_SPREAD:g} ({row['logit_std']:.3g})",
-        FREQUENCY: f"at most {few} distinct predictions ({uniq}) and a loss not below {low}",
-        REPETITION: f"a loss below {low} and {REPETITIVE:.0%} of greedy 4-grams repeated ({repeats})",
+        FLAT: f"loss above {limit['flat']:.2f} (here {loss:.2f}), logit sd below {FLAT_SPREAD:g} (here {row['logit_std']:.3g})",
+        FREQUENCY: f"at most {few} distinct predictions (here {uniq}) and loss of at least {low}",
+        REPETITION: f"loss below {low} and at least {REPETITIVE:.0%} of greedy 4-grams repeated (here {repeats})",
     }
     return [(kind, says[kind], bool(holds)) for kind, holds in collapse.class_tests(of).items()]

@@ -22,23 +22,23 @@ _TAIL = """examples
   python -m bitnet.train recipe=modern model=512 data=text 'data.paths=[my/folder]'
   python -m bitnet.train -m model=256,512,768,1024 wd=paper,wd005    every combination: 8 runs
   python -m bitnet.train sweeps=quickstart                           a named sweep; sweeps/quickstart.yaml says what it asks
-  python -m bitnet.train sweeps=phase5_scaling steps=200 model=256   the command line beats the file
+  python -m bitnet.train sweeps=phase5_scaling steps=200 model=256   the command line overrides the file
   python -m bitnet.train resume=outputs/2026-01-31/defaults-0123456789
 
-Runs lie in <out>/<sweep or date>/<overrides>-<id>/, one folder each: config.yaml, run.json, metrics.csv, checkpoints/.
-Interrupted (Ctrl-C saves), the same command goes on from the last checkpoint. A finished run is skipped; overwrite=true
-repeats it. Tables: python -m bitnet.report FOLDER. How runs stand: python -m bitnet.status. Tokenise once, before a
-fan-out: python -m bitnet.prepare.
+Each run gets a folder, <out>/<sweep or date>/<overrides>-<id>/, with config.yaml, run.json, metrics.csv and checkpoints/.
+Ctrl-C saves; the same command then resumes from the last checkpoint. Finished runs are skipped; overwrite=true repeats
+them. Tables: python -m bitnet.report FOLDER. Progress of runs: python -m bitnet.status. To tokenise once, before a large
+sweep: python -m bitnet.prepare.
 
   -m             every combination of the comma-separated values
-  --cfg job      print the configuration that the command line gives, run nothing
-  --config-dir   a folder of your own groups and sweeps, laid out like conf/
+  --cfg job      print the resulting configuration, run nothing
+  --config-dir   a folder with your own groups and sweeps, laid out like conf/
   --hydra-help   Hydra's own options
 
-Flags and KEY=VALUE stand in any order. A path that holds a comma is quoted twice in a sweep: out="'a,b'".
+Flags and KEY=VALUE may come in any order. In a sweep, quote a path that contains a comma twice: out="'a,b'".
 
-Exit codes: 0 all ended (a run that diverged has a result: so it did), 1 a run failed (error.txt in its folder has the
-traceback), 2 the input can't be used (one line says why), 130 interrupted and saved."""
+Exit codes: 0 all runs ended (divergence counts as a result), 1 a run failed (error.txt in its folder has the traceback),
+2 invalid input (one line says why), 130 interrupted and saved."""
 
 
 def help_text(arguments: list[str] | None = None) -> str:
@@ -54,7 +54,7 @@ def help_text(arguments: list[str] | None = None) -> str:
     questions = "\n".join(f"  {name:<24}{_question(name, own)}" for name in sweeps)
     sections = {
         "groups (KEY=OPTION; each option is a file in conf/KEY/)": listed,
-        "keys and their defaults (KEY=VALUE, or PART.KEY=VALUE; those of a group stand in its files)": _keys(),
+        "keys and their defaults (KEY=VALUE, or PART.KEY=VALUE; those of a group are in its files)": _keys(),
         "sweeps (sweeps=NAME)": questions,
     }
     return "\n\n".join([_HEAD.rstrip(), *(f"{title}\n{body}" for title, body in sections.items()), _TAIL])

@@ -17,15 +17,15 @@ from bitnet.config.run import known_keys
 
 # What other tools call a knob, at any place: what to type here.
 _ELSEWHERE = {
-    "weight_decay": "it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2",
-    "dropout": "there is no dropout; what regularises is wd=, smoothing= and regularizer=",
-    "learning_rate": "it is the group lr (lr=study, lr=cosine, ...), whose peak is lr.peak",
-    "epochs": "a run's length is in optimizer steps: steps=N",
+    "weight_decay": "use the group wd (wd=paper, wd=none, ...), or its values wd.stage1 and wd.stage2",
+    "dropout": "there is no dropout; regularisation is set by wd=, smoothing= and regularizer=",
+    "learning_rate": "use the group lr (lr=study, lr=cosine, ...), or its peak, lr.peak",
+    "epochs": "a run's length is given in optimizer steps: steps=N",
 }
 
 
 # Where another package brings options.
-_EXTRAS = {"hydra/sweeper": "pip install 'bitnet-ablation[search]' brings optuna (docs/searches.md)"}
+_EXTRAS = {"hydra/sweeper": "pip install 'bitnet-ablation[search]' installs optuna (docs/searches.md)"}
 
 
 def from_hydra(error: BaseException) -> bool:
@@ -55,7 +55,7 @@ def explain(error: Exception, *, sweeps: bool = True) -> UserError:
     already = r"Could not append to config\. An item is already at '([^']+)'|Multiple values for ([^ ]+)\."
     if there := re.match(already, text):
         key = there[1] or there[2]
-        return UserError(f"+{key}: there already; write {key}=VALUE, without +")
+        return UserError(f"+{key}: exists already; write {key}=VALUE, without +")
     if number := re.match(r"Unsupported (?:item value|type) in defaults : (int|float|bool)", text):
         kind = "a truth value" if number[1] == "bool" else "a number"
         return UserError(f'a defaults list names an option that YAML reads as {kind}; quote it, as in override /model: "256"')
@@ -81,7 +81,7 @@ def _no_option(error: MissingConfigException) -> UserError:
 
 
 def _filled_elsewhere(text: str) -> UserError | None:
-    """What is said of a key below a group that fills a part of another name: `layout.norm_placement` is `model.norm_placement`."""
+    """The error for a key written below a group that fills another part: `layout.norm_placement` is `model.norm_placement`."""
     overridden = re.match(r"Could not override '([^'.]+)\.([^']+)'", text)
     if overridden is None or overridden[1] not in groups() or (part := filled_part(overridden[1])) is None:
         return None

@@ -30,9 +30,9 @@ RUN_FACTS: dict[str, str] = {
 
 # Numbers of an evaluation that hold for any vocabulary and corpus, beside its columns; `verdicts/evaluations.py` computes them.
 DERIVED: dict[str, str] = {
-    "heldout_below_uniform": "ln V less the held-out loss, nats: 0 for a model that knows nothing",
-    "entropy_below_uniform": "ln V less the mean entropy of a prediction, nats: 0 for flat predictions",
-    "heldout_below_unigram": "the corpus's unigram entropy less the held-out loss, nats: above 0 only where context is used",
+    "heldout_below_uniform": "ln V minus the held-out loss, nats: 0 for a model that knows nothing",
+    "entropy_below_uniform": "ln V minus the mean entropy of a prediction, nats: 0 for flat predictions",
+    "heldout_below_unigram": "the corpus's unigram entropy minus the held-out loss, nats: above 0 only where context is used",
 }
 
 
@@ -41,10 +41,11 @@ ENOUGH_SEEDS = 6
 
 
 def seeds_allow(n: int) -> str:
-    """What `n` seeds allow to conclude, in words: no interval of one or two, no p-value under 0.05 below `ENOUGH_SEEDS`."""
+    """What `n` seeds allow to conclude, in words: no interval of one or two, no sign-flip p below 0.05 under `ENOUGH_SEEDS`."""
     if n >= ENOUGH_SEEDS:
-        return "an interval and a p-value"
-    return {0: "nothing", 1: "an anecdote", 2: "a direction"}.get(n, "an interval, with a warning")
+        return "enough for an interval and a p-value"
+    few = {0: "nothing can be concluded", 1: "anecdotal, nothing can be concluded", 2: "only a direction"}
+    return few.get(n, "too few for a sign-flip p-value below 0.05; the interval decides, and is wide")
 
 
 def _one_of(known: Iterable[str]) -> Callable[[str], str]:
@@ -115,7 +116,7 @@ class Numeric(Claim):
 
 
 class Contrast(Numeric):
-    """`arm` less `against`, paired by seed: `lower`, `higher`, or `equal` (within the margin)."""
+    """`arm` minus `against`, paired by seed: `lower`, `higher`, or `equal` (within the margin)."""
 
     kind: Literal["contrast"]
     arm: Selector
@@ -124,7 +125,7 @@ class Contrast(Numeric):
 
 
 class Interaction(Numeric):
-    """(`arm` less `against`) less (`other_arm` less `other_against`): whether one factor's effect depends on another's."""
+    """(`arm` minus `against`) minus (`other_arm` minus `other_against`): whether one factor's effect depends on another's."""
 
     kind: Literal["interaction"]
     arm: Selector
@@ -151,7 +152,7 @@ class Bound(Numeric):
 
 
 class Change(Numeric):
-    """The metric at `at` less that at `since`, within each run of an arm; `relative`: as a share of the latter."""
+    """The metric at `at` minus that at `since`, within each run of an arm; `relative`: as a share of the latter."""
 
     kind: Literal["change"]
     arm: Selector
@@ -179,9 +180,9 @@ AnyClaim = Annotated[Contrast | Interaction | Bound | Change | Correlation, Fiel
 
 
 def explains_itself(claims: Mapping[str, AnyClaim]) -> str | None:
-    """What is said of claims of which one is to explain itself, None where none is."""
+    """The error about a claim that names itself as its explanation, None where there is none."""
     itself = next((name for name, claim in claims.items() if name in claim.explained_by), None)
-    return itself and f"sweep.claims.{itself}.explained_by={itself}: a claim can't explain itself; name others"
+    return itself and f"sweep.claims.{itself}.explained_by={itself}: a claim can't explain itself; name other claims"
 
 
 # ------------------------------------------------------------------------------------------------------------- selecting

@@ -103,10 +103,10 @@ def _unprepared(config: RunConfig, tokens: Tokens) -> str:
     guessed = ""
     if not tokens.counted:
         unknown = "run ids, earlier results and the length of the data"
-        guessed = f"; reckoned with a vocabulary of {tokens.data.vocab_size:,} and the steps as asked for"
+        guessed = f"; assuming a vocabulary of {tokens.data.vocab_size:,} and the number of steps asked for"
     online = isinstance(config.data, HubData) or (isinstance(config.tokenizer, GPT2Tokenizer) and config.tokenizer.path is None)
     hub = ", from the Hugging Face hub or its cache" if online else ""
-    make = f"{command_name('prepare')} with the same data= and tokenizer=, or the first run, makes it{hub}"
+    make = f"{command_name('prepare')} with the same data= and tokenizer=, or the first run, prepares it{hub}"
     return f"data={config.data.source} is not prepared: {unknown} are unknown{guessed}. {make}"
 
 
@@ -123,7 +123,7 @@ def _last_step(config: RunConfig, prepared: Prepared, flags: list[Notice], numbe
     boundaries = {boundary_step(b, config.steps) for p in (config.lr, config.wd) if (b := getattr(p, "boundary", None))}
     missed = [b for b in sorted(boundaries) if last < b]
     never = f", before stage 2 begins at step {missed[0]:,}" if missed else ""
-    remedy = f"steps={last} fits the schedules to the data, stream=shuffled repeats it"
+    remedy = f"steps={last} fits the schedules to the data, stream=shuffled repeats the data"
     text = f"a single pass over the data ends at step {last:,} of {config.steps:,}{never}; {remedy}"
     flags.append(Notice("note", text, (number,)))
     return last
@@ -157,8 +157,8 @@ def _standing(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
         return status, True, 0
     saved = RunRecord(folder).saved_step
     if status == FAILED and config.launcher.retry == 0:
-        return "failed, left", True, 0
-    return f"{status}, goes on after step {saved:,}" if saved else f"{status}, from the start", False, saved
+        return "failed, skipped", True, 0
+    return f"{status}, resumes after step {saved:,}" if saved else f"{status}, starts over", False, saved
 
 
 def _one(
@@ -177,7 +177,7 @@ def _one(
         folder = folder_of(config, readable_overrides(asked.overrides, seed=True), run_id)
     state, finished, done = ("unknown", False, 0) if folder is None else _standing(config, folder)
     if config.overwrite and folder is not None and RunRecord(folder).read().get("status") in FINAL:
-        flags.append(Notice("note", "overwrite=true: results that are there are discarded", (number,)))
+        flags.append(Notice("note", "overwrite=true: existing results will be discarded", (number,)))
     ends = config.steps if steps is None else steps
     forecast = Forecast(
         run_id=run_id,
@@ -248,7 +248,7 @@ def _branched(
             run = drawn[member]
             if branch is not None and not run.finished and not run.done:
                 trunk = members[branch.trunk]
-                state = f"{run.state}, after step {branch.step:,} of {trunk + 1}"
+                state = f"{run.state}, shares the first {branch.step:,} steps of run {trunk + 1}"
                 drawn[member] = replace(run, state=state, done=branch.step, trunk=trunk)
     return drawn
 

@@ -19,6 +19,7 @@ from bitnet.common.errors import UserError
 from bitnet.common.text import MISSING, counted, format_bytes, format_duration
 from bitnet.config.run import RunConfig
 from bitnet.planning.totals import totals
+from bitnet.runs.statuses import FAILED
 
 if TYPE_CHECKING:
     from bitnet.planning.forecast import Forecast
@@ -38,7 +39,7 @@ def _clock(seconds: float | None) -> str:
 
 
 def _steps(run: Forecast) -> str:
-    return f"{run.asked_steps:,} at most" if run.steps is None else f"{run.steps:,}"
+    return f"at most {run.asked_steps:,}" if run.steps is None else f"{run.steps:,}"
 
 
 def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -61,28 +62,40 @@ def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str],
     return heads, table
 
 
-def _summary(total: dict[str, Any], place: Placement) -> str:
+def _to_train(runs: Sequence[Forecast]) -> str:
+    """`1 run to train`; `9 runs: 3 finished, 6 to train`; `9 runs: 9 finished, none to train`."""
+    todo = sum(not r.finished for r in runs)
+    if todo == len(runs):
+        return f"{counted(todo, 'run')} to train"
+    failed = sum(r.finished and r.state.startswith(FAILED) for r in runs)
+    done = len(runs) - todo - failed
+    parts = [*([f"{done:,} finished"] if done else []), *([f"{failed:,} failed and skipped"] if failed else [])]
+    return f"{counted(len(runs), 'run')}: {', '.join(parts)}, {f'{todo:,}' if todo else 'none'} to train"
+
+
+def _summary(runs: Sequence[Forecast], total: dict[str, Any], place: Placement) -> str:
     """Totals in a sentence."""
-    text = f"{counted(total['runs'], 'run')}, {total['to_do']:,} to do: "
+    text = f"{_to_train(runs)}; "
     if total["seconds"] is not None:
         text += f"{format_duration(total['seconds'])} one after another"
         side = total["seconds_at_once"]
         text += f", {format_duration(side)} with {place.at_once} at once" if place.at_once not in (None, 1) else ""
         text += "; "
-    return text + f"{_number(total['tokens'])} tokens; {format_bytes(total['disk'])} of disk"
+    tokens = "an unknown number of" if total["tokens"] is None else _number(total["tokens"])
+    return text + f"{tokens} tokens; {format_bytes(total['disk'])} of disk"
 
 
 def _where(place: Placement, out: str) -> str:
     from bitnet.training.device import describe, pick_device
 
     if place.at_once is None:
-        return f"on a cluster, below {out}; times are of this machine"
+        return f"on a cluster, output in {out}; times are for this machine"
     try:
         device = describe(pick_device(place.device))
     except UserError:
         device = place.device
     threads = "" if place.threads is None else f", {counted(place.threads, 'thread')} each"
-    return f"{device}, {place.at_once} at once{threads}, below {out}"
+    return f"{device}, {place.at_once} at once{threads}, output in {out}"
 
 
 def _flag_line(flag: Notice) -> str:
@@ -123,11 +136,11 @@ def show(runs: Sequence[Forecast], flags: Sequence[Notice], place: Placement, co
     else:
         align = ["left" if head in {"id", "arm", "state", *differing} else "right" for head in heads]
         print(tabulate(table, heads, tablefmt="simple", disable_numparse=True, colalign=align))
-    print(f"\n{_summary(totals(runs, place), place)}")
+    print(f"\n{_summary(runs, totals(runs, place), place)}")
     for flag in flags:
         print(_flag_line(flag))
     if not any(f.kind == "error" for f in flags):
-        print(f"start it: {command_name('train')} {shlex.join(command)}")
+        print(f"to start: {command_name('train')} {shlex.join(command)}")
 
 
 def as_json(runs: Sequence[Forecast], flags: Sequence[Notice], place: Placement) -> str:

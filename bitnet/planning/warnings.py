@@ -54,20 +54,20 @@ def same_runs(identities: Sequence[dict[str, Any]]) -> list[Notice]:
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, what in enumerate(identities, 1):
         numbers[digest(what)].append(number)
-    text = "these arms resolve to the same run; leave all but one out"
+    text = "these resolve to the same run; keep only one of them"
     return [Notice("error", f"arms {', '.join(map(str, n))}: {text}") for n in numbers.values() if len(n) > 1]
 
 
 def few_seeds(config: RunConfig, identities: Sequence[dict[str, Any]]) -> list[Notice]:
-    """What the seeds of a sweep with declared claims allow to conclude, where that is less than a p-value under 0.05."""
+    """What the seeds of a sweep with declared claims allow to conclude, where that is less than a p-value below 0.05."""
     claims = getattr(config.sweep, "claims", None)
     arms_with = Counter(Counter(digest(i, without_seed=True) for i in identities).values())
     few = sorted(n for n in arms_with if n < ENOUGH_SEEDS)
     if not claims or not few:
         return []
-    allowed = [f"n={n} ({counted(arms_with[n], 'arm')}) allows {seeds_allow(n)}" for n in few]
-    text = f"seeds for {counted(len(claims), 'declared claim')}: {'; '.join(allowed)}; a p-value under 0.05 needs"
-    return [Notice("note", f"{text} n={ENOUGH_SEEDS} or more")]
+    allowed = [f"n = {n} ({counted(arms_with[n], 'arm')}): {seeds_allow(n)}" for n in few]
+    text = f"seeds for {counted(len(claims), 'declared claim')}: {'; '.join(allowed)}. A sign-flip p-value below 0.05 needs"
+    return [Notice("note", f"{text} n = {ENOUGH_SEEDS} or more")]
 
 
 def check_folders(config: RunConfig, runs: Sequence[Forecast], place: Placement) -> list[Notice]:
@@ -79,8 +79,8 @@ def check_folders(config: RunConfig, runs: Sequence[Forecast], place: Placement)
         return [*flags, Notice("error", f"out={out}: can't be written ({why}); name another folder with out=FOLDER")]
     needed, free = disk_needed(runs, place), shutil.disk_usage(existing_parent(out)).free
     if needed > free:
-        least = "checkpoint.keep=1 takes less, out=FOLDER goes elsewhere"
-        flags.append(Notice("error", f"out={out}: {format_bytes(needed)} are needed and {format_bytes(free)} free; {least}"))
+        least = "checkpoint.keep=1 needs less, out=FOLDER writes elsewhere"
+        flags.append(Notice("error", f"out={out}: {format_bytes(needed)} needed, {format_bytes(free)} free; {least}"))
     return flags
 
 
@@ -108,7 +108,7 @@ def check_machine(runs: Sequence[Forecast], place: Placement) -> list[Notice]:
     kind = "error" if needed[0] > free else "note"
     remedy = "a smaller model or batch_size" + ("" if len(needed) == 1 else ", or launcher.jobs=1")
     what = f"{counted(len(needed), 'run')} at once on {device.type} may need {format_bytes(sum(needed))} of memory"
-    return [Notice(kind, f"{what}, {format_bytes(free)} are free; try {remedy}")]
+    return [Notice(kind, f"{what}, {format_bytes(free)} free; try {remedy}")]
 
 
 def machine_busy(place: Placement) -> list[Notice]:
@@ -116,4 +116,9 @@ def machine_busy(place: Placement) -> list[Notice]:
     cores, load = os.cpu_count() or 1, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load < _BUSY * cores:
         return []
-    return [Notice("note", f"others use this machine (load {load:.1f} on {counted(cores, 'core')}): idle, it is quicker")]
+    return [
+        Notice(
+            "note",
+            f"other processes are using this machine (load {load:.1f} on {counted(cores, 'core')}): the times include that",
+        )
+    ]

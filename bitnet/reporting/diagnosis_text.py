@@ -14,8 +14,8 @@ from bitnet.common.text import MISSING
 _WIDTH = 110
 
 _MEANS = {
-    FLAT: "every token is about as likely as any other, and which ones come out on top hardly depends on what came before",
-    FREQUENCY: "the model predicts the few most frequent tokens, whatever came before",
+    FLAT: "every token is about equally likely, and which ones come out on top hardly depends on the context",
+    FREQUENCY: "the model predicts the few most frequent tokens, whatever the context",
 }
 
 
@@ -36,12 +36,12 @@ def diagnosis_text(d: Diagnosis) -> str:
         at = case.worst if case.worst is not None else case.last
         lines = [wrapped(f"{'yes' if holds else 'no ':3}  {k}: {says}", "       ") for k, says, holds in held]
         parts.append(
-            f"\nwhat tells the kinds apart, at step {at['Step']:,.0f} (the first that holds counts)\n" + "\n".join(lines)
+            f"\nhow the kind was determined, at step {at['Step']:,.0f} (the first that holds decides)\n" + "\n".join(lines)
         )
     if d.hints:
         parts.append("\nwhat the record shows, and what would test it\n" + "\n".join(_hint(h) for h in d.hints))
     elif held:
-        parts.append("\nNothing here calls for another arm.")
+        parts.append("\nNothing here suggests trying another arm.")
     return "\n".join(parts)
 
 

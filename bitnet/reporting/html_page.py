@@ -122,7 +122,7 @@ def _chapter(key: str, experiment: Experiment) -> dict[str, Any]:
         "notes": [*declaration.notes, *([experiment.problem] if experiment.problem else [])],
         "shared": " ".join(shared),
         "statuses": ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items()),
-        "words": wording.count_verdicts(experiment.verdicts) if experiment.verdicts else "nothing claimed",
+        "words": wording.count_verdicts(experiment.verdicts) if experiment.verdicts else "no claims",
         "claims": [_claim(f"{key}-claim{i}", v, experiment) for i, v in enumerate(experiment.verdicts)],
         "curves": curves.curve_panels(key, experiment, names, MOST_ARMS),
         "effects": [_effects(f"{key}-{e.moment}", e) for e in experiment.effects],
@@ -183,7 +183,7 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
     values |= {"sentence": "", "shares": "", "contrasts": "", "rows": []}
     if found.table is None or found.contrasts is None:
         waits = found.lost and set(found.lost) <= set(NOT_OVER)
-        return values | {"problem": f"Not yet: {lost}." if waits else f"{found.problem}."}
+        return values | {"problem": f"Not available yet: {lost}." if waits else f"{found.problem}."}
     per_seed = [
         DotRow(c.effect, list(c.per_seed.values()), c.mean, None if np.isnan(c.low) else (c.low, c.high))
         for c in found.contrasts.head(6).itertuples()
@@ -221,7 +221,7 @@ def _shares(key: str, table: pd.DataFrame, most: int = 8, least: float = 0.01) -
     bars = [(names.get(row.effect, row.effect), float(row.share), row.kind) for row in top.itertuples()]
     if len(rest):
         bars.append((f"{len(rest)} other{'s together' if len(rest) > 1 else ''}", float(rest["share"].sum()), "rest"))
-    return draw_shares(bars, key, "share of the variance of held-out loss")
+    return draw_shares(bars, key, "share of the variance of the held-out loss")
 
 
 # ------------------------------------------------------------------------------------------------ classes, tables, texts

@@ -48,9 +48,9 @@ def report(
     """
     for place in dirs:
         if place.is_file():
-            raise UserError(f"{place}: is a file; give the folder of a run, or one that holds some")
+            raise UserError(f"{place}: a file; give the folder of a run, or a folder of runs")
     if html is not None and html.is_dir():
-        raise UserError(f"--html {html}: is a folder; name a file")
+        raise UserError(f"--html {html}: a folder; name a file")
     records = read_runs(dirs, READ)
     found = judge_experiments(records, dirs)
     frames, sections = _all_tables(records, found, dirs)

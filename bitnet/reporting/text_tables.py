@@ -9,7 +9,7 @@ import pandas as pd
 
 from bitnet.analysis import verification as plan
 from bitnet.analysis.published import DATA, PRINTED_PARAMETERS, VOCAB_SIZE, formula_parameters, same_data
-from bitnet.common.text import MISSING
+from bitnet.common.text import MISSING, counted
 from bitnet.reporting.text_layout import Section
 from bitnet.runs.columns import PARTS
 from bitnet.runs.statuses import DONE
@@ -57,7 +57,7 @@ def _counts(table: pd.DataFrame) -> list[str]:
 def _beside(published: pd.Series, runs: pd.DataFrame) -> str:
     """What a reader must know of the published figures: that there are none, or that they are of other data."""
     if not published.notna().any():
-        return "\nNo published figure belongs to these arms."
+        return "\nThere are no published figures for these arms."
     if same_data(runs):
         return ""
     data = runs[runs["data"].notna()].drop_duplicates(["data", "vocab_size"])
@@ -68,8 +68,8 @@ def _beside(published: pd.Series, runs: pd.DataFrame) -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 def contents(experiments: dict[str, int]) -> Section:
     """The experiments that follow and how many runs each has, where there are several."""
-    caption = "Each has its own tables, since arms of different experiments were not meant to be compared. To compare some, "
-    caption += "name their folders. The verification plan and the runs that are not done come last, over all of them."
+    caption = "Each has its own tables, since arms of different experiments are not meant to be compared; to compare some "
+    caption += "anyway, name their folders. The verification plan and the unfinished runs come last, over all experiments."
     frame = pd.DataFrame({"runs": [number(n, 0) for n in experiments.values()]}, index=pd.Index(experiments, name="experiment"))
     return Section(f"{len(experiments)} experiments", caption, [frame], level=1)
 
@@ -78,7 +78,7 @@ def opening(experiment: str, runs: int, shared: list[str]) -> Section:
     """The heading of an experiment; `shared` as of `bitnet.analysis.tables.shared_overrides`."""
     caption = f"Runs: {number(runs, 0)}."
     if shared:
-        caption += f" Given to all arms, and left out of their names: {' '.join(shared)}"
+        caption += f" Common to all arms, and omitted from their names: {' '.join(shared)}"
     return Section(experiment, caption, level=1)
 
 
@@ -94,8 +94,8 @@ def tokens(table: pd.DataFrame, arms: pd.DataFrame, runs: pd.DataFrame) -> Secti
             head, cells = _arm_column(part[part["arm_id"] == arm_id].set_index("step"), arm, steps)
             columns[head] = cells
         frames.append(pd.DataFrame(columns, index=rows))
-    caption = f"Mean and [smallest-largest] over seeds; (published) at the right. {_ceilings(arms)}\n{_COUNTS}."
-    caption += f" At most {PRINTED_STEPS} steps are shown, all are in the CSV."
+    caption = f"Mean and [smallest-largest] over seeds; (published) on the right. {_ceilings(arms)}\n{_COUNTS}."
+    caption += f" At most {PRINTED_STEPS} steps are shown; the CSV has all of them."
     caption += _beside(table["published"], runs)
     return Section("Distinct predicted tokens by step and arm", caption, frames)
 
@@ -159,8 +159,8 @@ def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
         "final/before": _spreads(table, "final_over_before", 2),
         "published": _arrows(table[[f"published_unique_{when}" for when in ("before", "after", "final")]]),
     }
-    caption = "First the training loss of one batch (nats), then the distinct tokens: at the last evaluation up to the "
-    caption += "boundary and the first at least a tenth of the run later. Mean ± sd over seeds; held-out loss is in the "
+    caption = "First the training loss on one batch (nats), then the distinct tokens, at the last evaluation up to the "
+    caption += "boundary and at the first one at least a tenth of the run later. Mean ± sd over seeds; held-out loss is in the "
     caption += f"CSV.\n{_COUNTS}."
     caption += _beside(table["published_unique_before"], runs)
     frames = [pd.DataFrame(columns, index=names) for columns in (loss, unique)]
@@ -225,7 +225,7 @@ def baseline(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
     rows = pd.Index(["n", "steps", *(title for title, _ in _STATISTICS.values())], name="over all evaluations of a run")
     caption = f"Each run's statistic, then mean ± sd over seeds; finished and diverged runs only.\n{_COUNTS}."
     caption += _beside(table["published_unique_mean"], runs)
-    return Section("Whole course of each arm (the study's baseline table)", caption, [pd.DataFrame(columns, index=rows)])
+    return Section("Each arm over its whole run (the study's baseline table)", caption, [pd.DataFrame(columns, index=rows)])
 
 
 def learning(table: pd.DataFrame) -> Section:
@@ -275,9 +275,11 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
     """Rows runs, or nothing but the caption when all is well."""
     runs = sum(counts.values())
     shown = ", ".join(f"{n} {status}" for status, n in counts.items())
-    caption = f"All {runs} runs done." if counts.get(DONE) == runs else f"{runs} runs: {shown}."
+    caption = f"{counted(runs, 'run')}: {shown}."
+    if counts.get(DONE) == runs:
+        caption = f"All {runs} runs finished." if runs > 1 else "The one run finished."
     if again:
-        caption += f" {again} folder(s) hold a run that another one holds too; each run counts once."
+        caption += f" {counted(again, 'folder')} with a run that another folder has too; each run counts once."
     who = [MISSING if pd.isna(seed) else f"{arm}, seed {seed:.0f}" for arm, seed in zip(table["arm"], table["seed"], strict=True)]
     steps = zip(table["step"], table["steps"], strict=True)
     columns = {
@@ -287,4 +289,4 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
         "folder": table["folder"].tolist(),
     }
     frame = pd.DataFrame(columns, index=pd.Index(who, name="arm"))
-    return Section("Runs that are not done, or ended early", caption, [frame])
+    return Section("Runs that did not finish, or ended early", caption, [frame])

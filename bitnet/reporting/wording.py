@@ -50,7 +50,7 @@ def unit_of(claim: AnyClaim) -> str:
     if isinstance(claim, Correlation):
         return "rho"
     if isinstance(claim, Change) and claim.relative:
-        return "of what it was"
+        return "of the earlier value"
     name = claim.metric
     if name in _NATS or "nats" in (OTHER_COLUMNS | DERIVED).get(name, ""):
         return "nats"
@@ -72,11 +72,11 @@ def effect_text(verdict: Verdict, claim: AnyClaim) -> str:
 
 
 def sides_text(verdict: Verdict, claim: AnyClaim) -> str:
-    """Both sides' means: `10.1 less 7.43`; empty unless the claim contrasts two."""
+    """Both sides' means: `10.1 minus 7.43`; empty unless the claim contrasts two."""
     if not isinstance(claim, Contrast) or not verdict.sides:
         return ""
     means = [sum(values.values()) / len(values) if values else None for values in verdict.sides.values()]
-    return " less ".join(short_number(m) for m in means) if None not in means else ""
+    return " minus ".join(short_number(m) for m in means) if None not in means else ""
 
 
 def p_text(verdict: Verdict) -> str:
@@ -118,37 +118,44 @@ def selector_text(selector: Selector) -> str:
 
 
 def measured_text(claim: AnyClaim) -> str:
-    """What a claim compares: `heldout_loss at boundary: optimizer=adam_l2 less optimizer=adamw, where quant=b158`."""
+    """What a claim compares and expects: `heldout_loss at the end: control minus treated, claimed: lower by at least 0.5`."""
     if isinstance(claim, Correlation):
         relation = "above" if claim.expected == "higher" else "below"
         where = selector_text(claim.arm)
-        return f"rank correlation of {claim.metric} and {claim.other}, {where}: {relation} {short_number(claim.bound)}"
+        return f"rank correlation of {claim.metric} and {claim.other}, {where}, claimed: {relation} {short_number(claim.bound)}"
     what = claim.metric if claim.metric in RUN_FACTS else f"{claim.metric} at {moment_text(claim.at)}"
     if isinstance(claim, Change):
-        return f"{what} less that at {moment_text(claim.since)}, {selector_text(claim.arm)}: {claim.expected}"
+        return f"{what} minus that at {moment_text(claim.since)}, {selector_text(claim.arm)}, claimed: {_expected_text(claim)}"
     if isinstance(claim, Bound):
-        relation = claim.expected.replace("_", " ")
-        return f"{what}, {selector_text(claim.arm)}: {relation} {short_number(claim.bound)}"
+        within = "" if claim.margin is None or claim.expected != "equal" else f" within {short_number(claim.margin)}"
+        relation = "equal to" if claim.expected == "equal" else claim.expected.replace("_", " ")
+        return f"{what}, {selector_text(claim.arm)}, claimed: {relation} {short_number(claim.bound)}{within}"
     text = _less(claim.arm, claim.against)
     if isinstance(claim, Interaction):
-        text = f"({text}) less ({_less(claim.other_arm, claim.other_against)})"
-    return f"{what}: {text}: {claim.expected}"
+        text = f"({text}) minus ({_less(claim.other_arm, claim.other_against)})"
+    return f"{what}: {text}, claimed: {_expected_text(claim)}"
+
+
+def _expected_text(claim: Contrast | Interaction | Change) -> str:
+    """`lower by at least 0.5`, `equal within 0.1`."""
+    share = " of the earlier value" if isinstance(claim, Change) and claim.relative else ""
+    return f"{claim.expected} {'within' if claim.expected == 'equal' else 'by at least'} {short_number(claim.margin)}{share}"
 
 
 def moment_text(at: int | float | str) -> str:
     """A claim's moment; a number means the first evaluation from there on."""
     if isinstance(at, str):
-        return at
+        return f"the {at}"
     return f"step {at:,.0f} (or the next evaluation)" if at >= 1 else f"{at:g} of the run (or the next evaluation)"
 
 
 def _less(arm: Selector, against: Selector) -> str:
-    """`a less b`, with what both share said once."""
+    """`a minus b`, with what both share said once."""
     if isinstance(arm, str) or isinstance(against, str):
-        return f"{selector_text(arm)} less {selector_text(against)}"
+        return f"{selector_text(arm)} minus {selector_text(against)}"
     shared = {key: value for key, value in arm.items() if key in against and against[key] == value}
     first, second = ({k: v for k, v in side.items() if k not in shared} for side in (arm, against))
-    return f"{selector_text(first)} less {selector_text(second)}" + (f", where {selector_text(shared)}" if shared else "")
+    return f"{selector_text(first)} minus {selector_text(second)}" + (f", where {selector_text(shared)}" if shared else "")
 
 
 def claims_section(experiment: Experiment) -> Section | None:
@@ -157,7 +164,7 @@ def claims_section(experiment: Experiment) -> Section | None:
         return None
     lines = [f"{experiment.declaration.sweep.get('question') or experiment.name}"]
     if experiment.problem is not None:
-        lines.append(f"Not judged: {experiment.problem}")
+        lines.append(f"The claims can't be judged: {experiment.problem}")
     lines.append("Mean over seeds with its 95 % t interval; margin: the smallest effect that matters.")
     lines += [f"Note: {note}." for note in experiment.declaration.notes]
     names = pd.Index([v.claim for v in experiment.verdicts], name="claim")
@@ -193,30 +200,33 @@ def answer(experiments: Sequence[Experiment]) -> list[str]:
     sweeps = [e for e in experiments if e.verdicts and e.leading]
     verdicts = [v for e in sweeps for v in e.verdicts]
     if not verdicts:
-        return ["No sweep here declares a claim, so nothing is judged: what follows shows the runs.", _runs(experiments)]
+        return ["No sweep here declares a claim, so there are no verdicts; the runs are described below.", _runs(experiments)]
     said = [f"{counted(len(verdicts), 'claim')} of {counted(len(sweeps), 'sweep')}: {count_verdicts(verdicts)}."]
     if waiting := sum(v.why.startswith(NOT_YET) for v in verdicts):
-        said.append(f"{waiting} of the inconclusive ones {'waits' if waiting == 1 else 'wait'} for runs that are not over.")
+        said.append(f"{waiting} of the inconclusive claims {'is' if waiting == 1 else 'are'} waiting for unfinished runs.")
     for experiment in sweeps:
         if experiment.factors or len(sweeps) == 1:
             said += _of_one(experiment)
     decided = [v.n for v in verdicts if v.word != "inconclusive"]
     if decided:
-        few = "too few for a p-value under 0.05: intervals decide" if max(decided) < ENOUGH_SEEDS else "see each claim"
+        few = "too few for a sign-flip p below 0.05; the intervals decide" if max(decided) < ENOUGH_SEEDS else "see each claim"
         ns = f"{min(decided)}" if min(decided) == max(decided) else f"{min(decided)} to {max(decided)}"
-        said.append(f"What is decided rests on n = {ns} seeds ({few}).")
+        said.append(f"The decided claims rest on n = {ns} seeds ({few}).")
     if scales := sorted({e.declaration.scale for e in sweeps if e.declaration.scale not in (None, "full")}):
-        said.append(f"Run at scale={', '.join(scales)}, not at the size that the sweeps are written for.")
+        said.append(f"Run at scale={', '.join(scales)}, not at the full size that the sweeps are written for.")
     if resized := sorted({o for e in sweeps if e.declaration.scale is None for o in _resized(e)}):
-        said.append(f"Run with {' '.join(resized)} typed over what the sweeps' files say.")
+        said.append(f"Run with {' '.join(resized)} on the command line, which overrides the sweep files.")
     if late := sum(len(e.declaration.late) for e in sweeps):
-        said.append(f"{counted(late, 'claim')} declared or changed after the first run began.")
+        said.append(f"{counted(late, 'claim')} {'was' if late == 1 else 'were'} declared or changed after the first run began.")
     if known := sum(len(e.declaration.known) for e in sweeps):
-        said.append(f"{counted(known, 'claim')} declared when results that they speak of existed, taken over from another sweep.")
+        were = "was" if known == 1 else "were"
+        said.append(f"{counted(known, 'claim')} {were} declared when some of the results already existed, from another sweep.")
     if apart := [e for e in experiments if not e.leading]:
         runs = sum(len(e.records.runs) for e in apart)
+        differ, are = ("differs", "it is") if runs == 1 else ("differ", "they are")
         said.append(
-            f"{counted(runs, 'run')} of another scale, length, data or override beside them: judged apart, not counted above."
+            f"{counted(runs, 'more run')} in these folders {differ} in scale, length, data or overrides; {are} judged separately "
+            "and not counted above."
         )
     return [*said, _runs(experiments)]
 
@@ -237,43 +247,43 @@ def _of_one(experiment: Experiment) -> list[str]:
             quoted = "; ".join(f"\u201c{text}\u201d" for text in texts)
             said.append(f"{capitalised(experiment.name)}, {opening}: {quoted}.")
     if not said:
-        said.append(f"{capitalised(experiment.name)} has decided none of its claims yet.")
-    # what goes with a spread that is no larger than the error of a held-out loss answers no question
+        said.append(f"{capitalised(experiment.name)} has no decided claim yet.")
+    # shares of a spread that is no larger than the error of a held-out loss answer no question
     shares = [text for e in experiment.effects if e.seeds > 2 and e.spread > SLACK_NATS and (text := shares_text(e))]
     return said + [f"{capitalised(experiment.name)}: {text[0].lower()}{text[1:]}" for text in shares]
 
 
 def shares_text(effects: Effects) -> str:
-    """Which effect goes with most of the spread in held-out loss, and which comes next; empty without an analysis."""
+    """Which effect accounts for most of the variance of the held-out loss, and which comes next; empty without an analysis."""
     if effects.table is None or effects.table["share"].isna().all():
         return ""
     table = effects.table.sort_values("share", ascending=False, kind="stable")
     (first, most), *others = table[["effect", "share"]].head(3).to_numpy().tolist()
     names = {"seed": "the seed", "residual": "the residual"}
     seen = [f"{names.get(effect, effect)} ({share:.0%})" for effect, share in others if share >= 0.005]  # what rounds to 1 %
-    behind = f"next {'come' if len(seen) > 1 else 'comes'} {' and '.join(seen)}" if seen else "nothing else with 1% of it"
-    variance = f"the variance of held-out loss {MOMENTS[effects.moment]} (sd {short_number(effects.spread)} nats)"
-    text = f"{capitalised(names.get(first, first))} goes with {most:.0%} of {variance}; {behind}."
+    behind = f"next {'come' if len(seen) > 1 else 'comes'} {' and '.join(seen)}" if seen else "nothing else accounts for 1%"
+    variance = f"the variance of the held-out loss {MOMENTS[effects.moment]} (sd {short_number(effects.spread)} nats)"
+    text = f"{capitalised(names.get(first, first))} accounts for {most:.0%} of {variance}; {behind}."
     return " ".join([text, inert_text(effects)]).rstrip()
 
 
 def inert_text(effects: Effects) -> str:
-    """Which factors have not acted, and that their runs count once; empty where all have."""
+    """Which factors have had no effect, and that their runs count once; empty where all have had one."""
     if not effects.inert:
         return ""
-    names, have = capitalised(", ".join(effects.inert)), "has" if len(effects.inert) == 1 else "have"
-    return f"{names} {have} not acted by then: runs that differ in nothing else are equal and count once."
+    names, (have, them) = capitalised(", ".join(effects.inert)), ("has", "it") if len(effects.inert) == 1 else ("have", "them")
+    return f"{names} {have} had no effect by then: runs that differ only in {them} are identical and count once."
 
 
 def _runs(experiments: Sequence[Experiment]) -> str:
     statuses = Counter(status for e in experiments for status in e.records.runs["status"])
     total, left = sum(statuses.values()), sum(statuses[s] for s in NOT_OVER)
-    parts = [f"{statuses[s]:,} {s}" for s in (DONE, DIVERGED, FAILED) if statuses[s] or s == DONE]
+    parts = [f"{statuses[DONE]:,} finished", *(f"{statuses[s]:,} {s}" for s in (DIVERGED, FAILED) if statuses[s])]
     lost = {folder for e in experiments for folder in e.records.unreadable["folder"]}
     unread = f" {counted(len(lost), 'more folder')} can't be read as {'a run' if len(lost) == 1 else 'runs'}." if lost else ""
     if statuses[DONE] == total:
-        return f"{f'All {total:,} runs are' if total > 1 else 'The one run is'} done.{unread}"
-    return f"{counted(total, 'run')}: {', '.join([*parts, *([f'{left:,} not over'] if left else [])])}.{unread}"
+        return f"{f'All {total:,} runs' if total > 1 else 'The one run'} finished.{unread}"
+    return f"{counted(total, 'run')}: {', '.join([*parts, *([f'{left:,} unfinished'] if left else [])])}.{unread}"
 
 
 def capitalised(text: str) -> str:

@@ -16,6 +16,7 @@ from bitnet.cli.compose import Composer
 from bitnet.cli.overrides import quote, readable_overrides
 from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError
+from bitnet.common.text import counted
 from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
 from bitnet.config.sweep import SweepConfig
@@ -44,13 +45,14 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
     todo = [q for q in queued if not is_left_alone(q, config)]
-    say(f"{len(queued)} runs, {len(queued) - len(todo)} of them finished before, below {queued[0].folder.parent}")
+    say(f"{counted(len(queued), 'run')}, {len(queued) - len(todo)} of them finished before, in {queued[0].folder.parent}")
     try:
         returned = launcher.launch([[f"resume={quote(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
     except KeyboardInterrupt:
         begun = sum(RunRecord(q.folder).read().get("step", 0) > 0 for q in todo if not _is_final(q))
         over = sum(map(_is_final, queued))
-        say(f"interrupted: {over} runs over, {begun} saved on their way, the rest not begun; the same command goes on")
+        ended = f"{counted(over, 'run')} finished, {begun} saved partway, the rest not started"
+        say(f"interrupted: {ended}; the same command resumes")
         raise
     if todo and config.launcher.kind == "slurm" and not config.launcher.wait:
         look = f"{command_name('status')} {shlex.quote(str(queued[0].folder.parent))}"
@@ -116,9 +118,9 @@ def freeze_one(config: RunConfig, overrides: Sequence[str], options: dict[str, s
         UserError: before anything of the run is written.
     """
     if here and config.launcher.kind == "slurm":
-        raise UserError("launcher=slurm: it submits sweeps, and this is a single run for this machine; add -m to submit it")
+        raise UserError("launcher=slurm submits sweeps, and this is a single run; add -m to submit it")
     if config.scale is not None and config.sweep is None:
-        say(f"note: scale={config.scale.name} sizes sweeps; this run has model={options['model']} steps={config.steps}")
+        say(f"note: scale={config.scale.name} applies to sweeps only; this run has model={options['model']} steps={config.steps}")
     run = resolve(config, readable_overrides(overrides, seed=True), check_device=here)
     return _freeze(run, Arm(None, tuple(overrides)), options)
 

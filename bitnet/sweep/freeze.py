@@ -79,8 +79,8 @@ def _warn_of_the_end(config: RunConfig, last_step: int | None) -> None:
     """Say before any work that the data ends before the run does: its schedules, and stage 2, are laid out for `steps`."""
     if last_step is not None and last_step < config.steps:
         _warn_once(
-            f"note: a single pass over this data is {last_step:,} steps of {config.steps:,}; the run ends there, with its "
-            f"schedules laid out for all {config.steps:,}. steps={last_step} fits them to the data, stream=shuffled repeats it"
+            f"note: a single pass over this data is {last_step:,} steps of {config.steps:,}; the run ends there, with schedules "
+            f"laid out for {config.steps:,}. steps={last_step} fits them to the data, stream=shuffled repeats the data"
         )
 
 

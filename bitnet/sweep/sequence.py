@@ -17,6 +17,7 @@ from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
+from bitnet.common.text import counted
 from bitnet.config.sweep import SweepConfig, current_name
 from bitnet.launch import fork_client
 from bitnet.sweep.expand import expand
@@ -69,7 +70,8 @@ def run_in_sequence(sweep: SweepConfig) -> None:
         if code != 0:
             failed.append(name)
     if failed:
-        say(f"{len(failed)} of {len(sweep.includes)} sweeps did not end well: {', '.join(failed)}; the same command goes on")
+        some = f"{len(failed)} of {counted(len(sweep.includes), 'sweep')}"
+        say(f"{some} had failures: {', '.join(failed)}; the same command resumes")
         raise SystemExit(1)
 
 

@@ -58,7 +58,7 @@ def _execute(folder: Path) -> float | None:
     alone = HydraConfig.get().mode != RunMode.MULTIRUN
     try:
         if alone and RunRecord(folder).read().get("status") in FINAL:
-            say(f"{folder}: finished before; overwrite=true, beside its own command, repeats it")
+            say(f"{folder}: finished before; add overwrite=true to its original command to repeat it")
             return last_heldout_loss(folder)
         objective = execute.execute(folder)
         if alone:
@@ -86,14 +86,16 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
         if key == "resume" or key.startswith(("hydra", "launcher")):
             continue
         if key in {"out", "overwrite"}:
-            raise UserError(f"{key}={OmegaConf.select(cfg, key)} does not go with resume={folder}: a run goes on where it lies")
+            raise UserError(
+                f"{key}={OmegaConf.select(cfg, key)} can't be combined with resume={folder}: a run resumes in its own folder"
+            )
         asked = HydraConfig.get().runtime.choices.get(key, OmegaConf.select(cfg, key))
         there = made.get(key, OmegaConf.select(frozen, key))
         if str(asked) == str(there):
             continue
         if key not in {"device", "checkpoint.every", "checkpoint.keep"}:
             raise UserError(
-                f"{key}={asked}: the run at resume={folder} was frozen with {there}; leave it out, or start another run"
+                f"{key}={asked}: the run at resume={folder} was started with {there}; drop this override, or start another run"
             )
         OmegaConf.update(frozen, key, asked)
         amended = True

@@ -76,13 +76,13 @@ def effects_at(records: Records, factors: Mapping[str, list[str]], moment: str) 
     runs, evaluations = records.runs, Evaluations(records.metrics)
     if moment == "boundary" and runs["boundary"].nunique() > 1:
         parts = ", ".join(f"{part:g}" for part in sorted(runs["boundary"].unique()))
-        return Effects(moment, problem=f"Stage 2 begins at different parts of the run ({parts} of its steps): no one moment")
+        return Effects(moment, problem=f"Stage 2 begins at different fractions of the run ({parts}): there is no common moment")
     values = [evaluations.value(run, RESPONSE, moment) for _, run in runs.iterrows()]
     table = pd.DataFrame({f: level_of(runs, f) for f in factors}, runs.index)
     table = table.assign(seed=runs["seed"], **{RESPONSE: pd.Series(values, runs.index, dtype="float64")})
     lost = runs["status"][table[RESPONSE].isna()].value_counts().to_dict()
     if over := ", ".join(f"{n} {status}" for status, n in lost.items() if status not in NOT_OVER):
-        why = f"runs without this number are over ({over}): shares of the others would select by the outcome"
+        why = f"Some runs ended without this number ({over}); analysing only the others would bias the shares"
         return Effects(moment, lost=lost, problem=why)
     per_seed = table.groupby("seed")[RESPONSE]
     complete = per_seed.transform("count") == per_seed.size().max()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from bitnet.analysis import stats
-from bitnet.common.text import counted, format_significant
+from bitnet.common.text import format_significant
 from bitnet.config.claims import seeds_allow
 
 Word = Literal["reproduced", "not reproduced", "explained otherwise", "inconclusive"]
 
 _LOWER = ("lower", "at_most")
+
+_FROM_BOUND = "to detect a distance from the bound of"
 
 
 def decide(
@@ -25,18 +27,19 @@ def decide(
         offset: what the reason adds to the numbers: of a bound they are the distance to it.
     """
     if estimate.n < 3:
-        return "inconclusive", f"{counted(estimate.n, 'seed')}: {seeds_allow(estimate.n)}"
+        return "inconclusive", f"{'one seed' if estimate.n == 1 else 'two seeds'}: {seeds_allow(estimate.n)}"
     alpha = stats.ALPHA / claims
     plain, interval = estimate.interval(), estimate.interval(1 - alpha)
     if plain is None or interval is None:
-        return "inconclusive", "the same number to the last bit from every seed"
+        return "inconclusive", "every seed gave exactly the same number, so there is no interval"
     if expected == "equal":
         word, why = _equal(estimate, interval, margin, alpha)
     else:
         word, why = _directed(estimate, interval, expected, least)
     if word == "inconclusive" and (seen := detectable(estimate, expected, alpha)) is not None:
-        shown = "no difference within" if expected == "equal" else "an effect of"
-        why += f"; so many seeds would have shown {shown} {number_text(seen)}, with 80 % power"
+        shown_by = {"equal": "to show equality within", "at_most": _FROM_BOUND, "at_least": _FROM_BOUND}
+        shown = shown_by.get(expected, "to detect an effect of")
+        why += f"; this many seeds with this spread have 80 % power {shown} {number_text(seen)}"
     return word, f"mean {number_text(estimate.mean, offset)}, {interval_text(plain, interval, claims, offset)}: {why}"
 
 
@@ -46,12 +49,12 @@ def detectable(estimate: stats.Estimate, expected: str, alpha: float) -> float |
 
 
 def interval_text(plain: tuple[float, float], interval: tuple[float, float], claims: int, offset: float = 0.0) -> str:
-    """`95 % interval 1 to 3`, and beside other claims the wider one that decides."""
+    """`95 % interval 1 to 3`, and where there are several claims the wider one that decides."""
     text = f"95 % interval {number_text(plain[0], offset)} to {number_text(plain[1], offset)}"
     if claims == 1:
         return text
     wide = f"{number_text(interval[0], offset)} to {number_text(interval[1], offset)}"
-    return f"{text}, {100 * (1 - stats.ALPHA / claims):.4g} % interval {wide} (which decides beside {claims} claims)"
+    return f"{text}, {100 * (1 - stats.ALPHA / claims):.4g} % interval {wide} (this one decides: corrected for {claims} claims)"
 
 
 def _directed(estimate: stats.Estimate, interval: tuple[float, float], expected: str, least: float) -> tuple[Word, str]:
@@ -60,19 +63,21 @@ def _directed(estimate: stats.Estimate, interval: tuple[float, float], expected:
     if low > 0 and mean >= least:
         return "reproduced", "as claimed" + (_size(low, least) if least else "")
     if high < 0:
-        return "not reproduced", "the opposite of what is claimed"
+        return "not reproduced", "the opposite of what was claimed"
     if high < least:
-        return "not reproduced", f"an effect of {number_text(least)} or more, as claimed, is excluded"
+        return "not reproduced", f"an effect as large as claimed ({number_text(least)} or more) is excluded"
     if low > 0:
-        return "inconclusive", f"there is such an effect, but it may be smaller or larger than {number_text(least)}"
-    return "inconclusive", "the interval leaves open whether there is such an effect"
+        return "inconclusive", f"there is an effect in the claimed direction, but whether it reaches {number_text(least)} is open"
+    if expected in ("at_most", "at_least"):
+        return "inconclusive", "the interval includes the bound"
+    return "inconclusive", "the interval does not settle whether there is an effect in the claimed direction"
 
 
 def _size(low: float, least: float) -> str:
     """What an interval that begins at `low` says of a mean that is no smaller than `least`."""
     if low >= least:
         return f", and an effect smaller than {number_text(least)} is excluded"
-    return f", and the mean is no smaller than {number_text(least)}; that the effect itself is smaller is not excluded"
+    return f", and the mean reaches {number_text(least)}; the true effect may still be smaller"
 
 
 def _equal(estimate: stats.Estimate, interval: tuple[float, float], margin: float, alpha: float) -> tuple[Word, str]:
@@ -81,7 +86,7 @@ def _equal(estimate: stats.Estimate, interval: tuple[float, float], margin: floa
         return "reproduced", f"a difference of {number_text(margin)} or more is excluded"
     if interval[0] > margin or interval[1] < -margin:
         return "not reproduced", f"the difference is larger than {number_text(margin)}"
-    return "inconclusive", f"the interval leaves open whether the difference is within {number_text(margin)}"
+    return "inconclusive", f"the interval does not settle whether the difference is within {number_text(margin)}"
 
 
 def _signed(x: float, expected: str) -> float:

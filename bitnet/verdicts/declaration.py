@@ -42,7 +42,7 @@ def declared_versions(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
         return [], str(error)
     if isinstance(found, list) and all(isinstance(v, dict) and isinstance(v.get("sweep"), dict) for v in found):
         return found, None
-    return [], "sweep.json does not hold what a sweep declares"
+    return [], "sweep.json is not a valid declaration of a sweep"
 
 
 def frozen_sweeps(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
@@ -74,16 +74,16 @@ def read_declaration(folder: Path, runs: pd.DataFrame) -> Declaration:
     if late:
         different = [v for i, v in enumerate(own) if i == 0 or _claims(v) != _claims(own[i - 1])]
         notes.append(
-            f"claims declared, changed or taken back after the first run began ({began.isoformat()}): {', '.join(late)}. The "
-            f"newest version, of {different[-1].get('at')}, is judged; sweep.json keeps all {len(different)}"
+            f"claims added, changed or withdrawn after the first run began ({began.isoformat()}): {', '.join(late)}. The newest "
+            f"version ({different[-1].get('at')}) is the one judged; sweep.json keeps every version ({len(different)})"
         )
     over = _times(runs["finished"][~taken]).min()
     if added := [seed for seed, at in _seeds_since(own).items() if at > over]:
         listed = format_list("seed", added)
-        notes.append(f"{listed} added after the first run was over: where results decide how many, intervals are too narrow")
+        notes.append(f"{listed} added after the first run had ended: if results prompted this, the intervals are too narrow")
     if known:
         notes.append(
-            f"{max(known.values())} of {len(runs)} runs had been finished for another sweep when claims were declared here: "
+            f"{max(known.values())} of {len(runs)} runs had already finished in another sweep when these claims were declared: "
             f"{', '.join(known)}"
         )
     return Declaration(newest["sweep"], scale, newest.get("at"), tuple(late), tuple(known), tuple(notes))
@@ -93,9 +93,9 @@ def _frozen(runs: pd.DataFrame, scale: str | None, problem: str | None) -> Decla
     copies = frozen_sweeps(runs)
     if not copies:
         return Declaration({}, scale)
-    notes = [f"{problem}: the claims are those that the newest run was frozen with"] if copies[-1].get("claims") else []
+    notes = [f"{problem}: the claims are taken from the newest run's own configuration"] if copies[-1].get("claims") else []
     if any((c.get("claims") or {}) != (copies[-1].get("claims") or {}) for c in copies):
-        notes.append("its runs were frozen with different claims")
+        notes.append("the runs' own configurations hold different claims")
     return Declaration(copies[-1], scale, notes=tuple(notes))
 
 

@@ -103,9 +103,9 @@ def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Seq
     check_alike([(name, selector, of) for (name, selector, _), (_, _, of) in zip(named, chosen, strict=True)])
     for (one, _, first), (other, _, second) in zip(chosen[::2], chosen[1::2], strict=False):
         if both := set(first.index) & set(second.index):
-            raise UserError(f"{one} and {other}: both select run {min(both)}; a run can't stand on two sides")
+            raise UserError(f"{one} and {other}: both select run {min(both)}; a run can't be on both sides")
     if isinstance(claim, Change) and claim.metric in RUN_FACTS:
-        raise UserError(f"metric={claim.metric}: it is of a whole run and can't change within one; name a column")
+        raise UserError(f"metric={claim.metric}: a number of the whole run can't change within it; name a column of metrics.csv")
     return [_side(name, sign, of, claim, found) for name, sign, of in chosen]
 
 
@@ -144,7 +144,7 @@ def seed_numbers(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ())
     for side in of:
         groups.setdefault(frozenset(side.runs["hidden_size"]), []).append(side)
     if len(groups) > 2:
-        raise UserError("its sides are of more than two hidden sizes; compare two at a time")
+        raise UserError("the sides have more than two hidden sizes; compare two at a time")
     reduced = [_paired(group) for group in groups.values()]
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
@@ -198,7 +198,7 @@ def _absent(of: Sequence[Side], groups: Any, seeds: Sequence[int]) -> tuple[str,
             there = {int(s) for s in side.runs["seed"]} - set(side.incomplete)
             missing = sorted(wanted - there)
             if missing:
-                lacking.append(f"{side.name} lacks {format_list('seed', missing)}")
+                lacking.append(f"{format_list('seed', missing)} missing in {side.name}")
     return tuple(lacking)
 
 

@@ -37,7 +37,7 @@ READ = tuple(dict.fromkeys([*tables.METRICS, *NEEDED, *TEXT_COLUMNS]))
 
 _LATE = "declared or changed after the first run began"
 
-_KNOWN = "declared when results of some of its runs existed: they were taken over from another sweep"
+_KNOWN = "declared when some of its runs already had results, taken from another sweep"
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Ex
     if len(found) < 2:
         return found
     leader, *others = found
-    apart = ", ".join(f"{counted(len(e.records.runs), 'run')} of {e.kind}" for e in others)
+    apart = ", ".join(f"{counted(len(e.records.runs), 'run')} with {e.kind}" for e in others)
     own_runs = counted(len(leader.records.runs), "run")
-    note = f"judged are the {own_runs} of {leader.kind}; this folder also holds {apart}, judged apart"
+    note = f"judged here: {own_runs} with {leader.kind}; this folder also holds {apart}, judged separately"
     others = [replace(e, name=f"{e.name} ({e.kind})", leading=False) for e in others]
     return [replace(leader, declaration=replace(leader.declaration, notes=(*leader.declaration.notes, note))), *others]
 
@@ -161,7 +161,7 @@ def _kind(name: str, folder: Path, own: Records, kind: str) -> Experiment:
 def _unreadable(lost: pd.DataFrame) -> str:
     first, more = lost.iloc[0], "" if len(lost) < 2 else f", and {len(lost) - 1} more"
     said = f"{Path(first['folder']).name} ({first['reason']}){more}"
-    return f"a run can't be read: {said}. To judge by the others would select by what was lost; mend, repeat or remove it"
+    return f"a run can't be read: {said}. Judging by the remaining runs would bias the verdict; repair, repeat or remove it"
 
 
 def _only(records: Records, sweep: str) -> Records:

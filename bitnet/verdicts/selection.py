@@ -24,13 +24,13 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
         UserError: it names no run.
     """
     if not len(runs):
-        raise UserError("not yet: no run is there")
+        raise UserError("not yet decided: there are no runs")
     if isinstance(selector, str):
         chosen = runs[runs["arm"] == selector]
         if not len(chosen):
             arms = list(dict.fromkeys([*declared, *runs["arm"].dropna()]))
             hint = "" if selector in arms else suggestion(selector, arms)
-            raise UserError(f"arm '{selector}': {'no run of it is there' if selector in arms else 'no such arm'}{hint}")
+            raise UserError(f"arm '{selector}': {'it has no run' if selector in arms else 'no such arm'}{hint}")
         return chosen
     chosen = runs
     for key, wanted in selector.items():
@@ -41,7 +41,7 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
             if not there:
                 groups = {group for choices in runs["choices"] for group in choices}
                 raise UserError(f"{key}={wanted}: no run has this group or key{suggestion(key, groups)}")
-            raise UserError(f"{key}={wanted}: none of these runs has it; they have {', '.join(there[:6])}")
+            raise UserError(f"{key}={wanted}: none of these runs has this value; they have {', '.join(there[:6])}")
         chosen = chosen[fits]
     return chosen
 
@@ -64,9 +64,9 @@ def check_alike(chosen: Sequence[tuple[str, Selector, pd.DataFrame]]) -> None:
         meant = [_names(selector, runs, keys) for _, selector, runs in chosen]
         for (name, _, runs), named in zip(chosen, meant, strict=True):
             if runs[column].nunique() > 1 and not named:
-                raise UserError(f"{name}: its runs are of different {what} ({_listed(runs[column])}); name one by {keys[0]}")
+                raise UserError(f"{name}: its runs have different {what} ({_listed(runs[column])}); select one with {keys[0]}")
         if not any(meant):
-            raise UserError(f"its sides are of different {what} ({_listed(together[column])}) and no arm is about that")
+            raise UserError(f"the sides have different {what} ({_listed(together[column])}), which no arm or selector sets")
 
 
 def _names(selector: Selector, runs: pd.DataFrame, keys: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """What runs say to what their sweep claimed: a row a claim, with one of four words and the numbers behind it.
 
-A claim comes down to one number a seed (`evidence.py`); let its sign be such that the claim expects it above 0. By the
-number of seeds, one is an anecdote and two are a direction: inconclusive. From three on it is judged by the t interval at
+A claim comes down to one number a seed (`evidence.py`); let its sign be such that the claim expects it above 0. One
+seed is anecdotal and two give only a direction: inconclusive. From three on it is judged by the t interval at
 1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni): the chance that a sweep says "reproduced" of
 an effect that is not there, "not reproduced" of one that is as large as claimed, or "equal" of what is not, stays below 5 %,
 whatever the number of its claims and of its seeds.
@@ -12,14 +12,14 @@ whatever the number of its claims and of its seeds.
   ends below the margin (for bounds, below 0): the opposite, no effect, and an effect too small to matter are all excluded.
 - `equal` is reproduced by two one-sided tests within the margin, each at 0.05 / claims, and not reproduced when the
   interval lies wholly outside the margin.
-- The plain 95 % interval, the exact p and that p after Holm are printed beside the word, and do not decide it: the least p
-  of six seeds is 2/64, so that to ask for a p would make the sixth seed harder to pass than the fifth.
-- Values without a spread over seeds are an alarm. Where the runs have the same losses throughout they are copies, and
-  nothing is concluded. Where they are not (counts; models as flat as fp32 can tell), the values get the spread of values of
-  which one is a step off, the least there is beside none (`verdicts/resolution.py`).
+- The plain 95 % interval, the exact p and that p after Holm are printed with the verdict but do not decide it: the smallest
+  sign-flip p of six seeds is 2/64, so requiring a small p would make six seeds harder to pass than five.
+- Values that are identical for every seed raise a warning. Where the runs have the same losses throughout they are copies,
+  and nothing is concluded. Where they are not (counts; models as flat as fp32 can resolve), they are given the spread of
+  values of which one differs by a single step, the smallest spread possible (`verdicts/resolution.py`).
 - Runs that diverged or failed before the number could be read make the claim inconclusive, whatever the others say; they
-  are counted on each side. So does a finished run without a number (an onset that never came): to leave it out would select
-  by the outcome. Only a seed that was never run is left out.
+  are counted on each side. So does a finished run without a number (an onset that never came): dropping it would be selection
+  by outcome. Only a seed that was never run is dropped.
 - A correlation over the evaluations of several runs is judged by its interval over seeds (`stats.spearman`), at the same
   level and from six seeds on: runs of a seed share weights and data, so that many of them say little more than one.
 """
@@ -156,9 +156,9 @@ def _verdict(
 
 def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: SeedNumbers, claims: int) -> Verdict:
     alarms = [_alarm(reduced)] if reduced.flat else []
-    averaged = [f"{side.name} averages {side.arms} runs of each seed" for side in of if side.arms > 1]
+    averaged = [f"{side.name} averages {side.arms} runs per seed" for side in of if side.arms > 1]
     if len({side.arms for side in of}) > 1:
-        averaged.append("the sides average different numbers of runs: their difference is no factor's effect")
+        averaged.append("the sides average different numbers of runs, so their difference is not the effect of one factor")
     verdict = replace(
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
@@ -176,19 +176,19 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Seed
     word, why = decide(estimate, claim.expected, claim.margin or 0.0, least, claims, offset_of(claim))
     if isinstance(claim, Bound):
         why += f" (claimed: {claim.expected.replace('_', ' ')} {number_text(claim.bound)})"
-    few = (f"n={estimate.n}: {seeds_allow(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
+    few = (f"n = {counted(estimate.n, 'seed')}: {seeds_allow(estimate.n)}",) if estimate.n < ENOUGH_SEEDS else ()
     return replace(verdict, word=word, why=why, warnings=(*few, *verdict.warnings))
 
 
 def _alarm(reduced: SeedNumbers) -> str:
-    """What is said of values that are the same from every seed."""
-    alarm = f"no spread over seeds in {', '.join(reduced.flat)}"
+    """The warning about values that are the same for every seed."""
+    alarm = f"identical values for every seed in {', '.join(reduced.flat)}"
     if reduced.resolution is None or reduced.copies:
-        return f"{alarm}: are these different runs?"
+        return f"{alarm}: check that these are different runs"
     if reduced.paired and not stats.no_spread(list(reduced.numbers.values())):
-        return f"{alarm}; judged by the spread of the difference"
-    judged = f"judged as if one value were off by {number_text(reduced.resolution)}"
-    return f"{alarm}; {judged}, the least that this metric can differ by"
+        return f"{alarm}; judged by the spread of the difference between the sides"
+    judged = f"judged as if one value differed by {number_text(reduced.resolution)}"
+    return f"{alarm}; {judged}, the smallest difference that this metric can show"
 
 
 def _notes(of: Sequence[Side]) -> list[str]:
@@ -229,19 +229,19 @@ def _lost(of: Sequence[Side], fisher_p: float | None) -> list[str]:
     for side in of:
         found = [f"{n} {what}" for what in ("diverged", "failed") if (n := side.count(what))]
         if found:
-            texts.append(f"of the {len(side.runs)} runs of {side.name}, {' and '.join(found)}")
+            texts.append(f"{side.name}: of {counted(len(side.runs), 'run')}, {' and '.join(found)}")
     if texts and fisher_p is not None:
-        texts.append(f"as many lost on both sides: p = {fisher_p:.2g} (Fisher)")
+        texts.append(f"equal loss of runs on both sides: p = {fisher_p:.2g} (Fisher's exact test)")
     return texts
 
 
 def _left_open(runs: pd.DataFrame, silent: Sequence[str]) -> str | None:
-    """What is said while runs are not over, or of `silent` ones, which are over without a number; None where neither is."""
+    """Why a claim stays open: unfinished runs, or `silent` ones, which ended without a number; None where there are neither."""
     if waiting := int(runs["status"].isin(NOT_OVER).sum()):
-        return f"{NOT_YET}: {len(runs) - waiting} of {len(runs)} runs done"
+        return f"{NOT_YET} decided: {len(runs) - waiting} of {counted(len(runs), 'run')} ended"
     if silent:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
-        return f"no number from {', '.join(silent[:3])}{more}: to leave it out would select by the outcome"
+        return f"no number from {', '.join(silent[:3])}{more}; dropping runs because of how they ended would bias the verdict"
     return None
 
 
@@ -252,11 +252,11 @@ def _blocked(of: Sequence[Side], reduced: SeedNumbers) -> str | None:
     if (reason := _left_open(runs[~runs.index.duplicated()], silent)) is not None:
         return reason
     if reduced.estimate is None:
-        return f"no seed has all its runs: {'; '.join(reduced.absent)}"
+        return f"no seed has a run on every side: {'; '.join(reduced.absent)}"
     if reduced.copies:
         return f"{' and '.join(reduced.copies)} have the same losses throughout, so they count as one run"
     if reduced.flat and reduced.resolution is None:
-        return f"{', '.join(reduced.flat)}: the same to the last bit over all seeds, so they count as one run"
+        return f"{', '.join(reduced.flat)}: bit-identical values for all seeds, which count as one run"
     return None
 
 
@@ -274,27 +274,25 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
         low=low,
         high=high,
         runs={"arm": len(runs)},
-        warnings=(f"{lost} of {len(runs)} runs diverged; their evaluations until then count",) if lost else (),
+        warnings=(f"{lost} of {len(runs)} runs diverged; their evaluations up to that point are included",) if lost else (),
         **counts,
     )
     if (reason := _left_open(runs, _silent(runs))) is not None:
         return replace(verdict, why=reason)
     if found.rho is None:
-        return replace(verdict, why=f"{claim.metric} or {claim.other} is the same in every evaluation, or missing")
+        return replace(verdict, why=f"{claim.metric} or {claim.other} is constant or missing, so there is no rank correlation")
     if found.clusters < ENOUGH_SEEDS:
         few = f"{counted(found.clusters, 'seed')}: too few for a correlation; {ENOUGH_SEEDS} are needed"
         return replace(verdict, why=few)
     if plain is None or interval is None:
-        return replace(verdict, why="no interval: without one of its seeds or another, rho is the same or is not there")
+        return replace(verdict, why="no interval: leaving out one seed at a time gives the same rho every time, or none")
     beyond, short = interval[0] > claim.bound, interval[1] < claim.bound
     if claim.expected == "lower":
         beyond, short = short, beyond
     span = f"rho {number_text(found.rho)}, {interval_text(plain, interval, claims)}"
-    over_points = (
-        f"over {found.points} evaluations of {len(runs)} runs of {found.clusters} seeds, against {number_text(claim.bound)}"
-    )
+    over_points = f"over {found.points} evaluations of {len(runs)} runs with {found.clusters} seeds"
     word: Word = "reproduced" if beyond else "not reproduced" if short else "inconclusive"
-    return replace(verdict, word=word, why=f"{span} {over_points}")
+    return replace(verdict, word=word, why=f"{span} {over_points}; the bound is {number_text(claim.bound)}")
 
 
 def _silent(runs: pd.DataFrame) -> list[str]:
@@ -308,15 +306,19 @@ def _explained(verdict: Verdict, by: Sequence[str], judged: Mapping[str, Verdict
     if not by or verdict.word != "reproduced":
         return verdict
     if unknown := [name for name in by if name not in judged]:
-        why = f"explained_by={unknown[0]}: the sweep claims no such thing{suggestion(unknown[0], judged)}"
+        why = f"explained_by={unknown[0]}: the sweep has no such claim{suggestion(unknown[0], judged)}"
         return replace(verdict, word="inconclusive", why=why)
     words = {name: judged[name].word for name in by}
     if all(word == "reproduced" for word in words.values()):
-        return replace(verdict, word="explained otherwise", why=f"{verdict.why}; but {', '.join(by)} holds as well")
+        return replace(
+            verdict,
+            word="explained otherwise",
+            why=f"{verdict.why}; but {', '.join(by)} {'holds' if len(by) == 1 else 'hold'} too, which explains it",
+        )
     if "not reproduced" in words.values():
         return verdict
     left = ", ".join(name for name, word in words.items() if word == "inconclusive")
-    return replace(verdict, warnings=(*verdict.warnings, f"whether {left} explains it is inconclusive"))
+    return replace(verdict, warnings=(*verdict.warnings, f"whether {left} explains it is still open"))
 
 
 def rows(verdicts: Sequence[Verdict]) -> pd.DataFrame:

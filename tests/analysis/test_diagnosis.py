@@ -54,12 +54,12 @@ def test_flat_logits_that_recover(tmp_path):
     found = one(tmp_path, *course, heldout_text={"seq_rep_4": 0.01, "distinct_1": 0.61, "diversity": 0.96})
     assert found.headline.startswith("Flat logits already at step 1,000, the first evaluation after warm-up")
     assert "worst at step 1,000, 2.08 nats above the unigram entropy" in found.headline
-    assert found.headline.endswith("over at step 6,000, after 5,000 steps.")
+    assert found.headline.endswith("recovered at step 6,000, after 5,000 steps.")
     assert found.stretches == [("flat logits", 1000, 5000), ("none", 6000, 10000)]
     assert arms(found) == ["optimizer=adamw", "optimizer.decay_scope=bitlinear"]
     why = found.hints[0].why
     assert "the head's mean magnitude fell 1,000-fold" in why
-    assert "at step 5,000 weight decay went down to 0, and the model was out of it by step 6,000" in why
+    assert "at step 5,000 weight decay dropped to 0, and the model had recovered by step 6,000" in why
 
 
 def test_the_numbers_stand_beside_what_they_are_held_against(tmp_path):
@@ -81,32 +81,32 @@ def test_the_tests_of_each_kind_say_which_holds(tmp_path):
 def test_not_recovered(tmp_path):
     found = one(tmp_path, HEALTHY, FLAT, FREQUENCY)
     assert found.headline.startswith("Flat logits from step 2,000 on;")
-    assert found.headline.endswith("not recovered at step 3,000, now frequency and +0.10 nats.")
+    assert found.headline.endswith("not recovered by step 3,000, now frequency, +0.10 nats from the unigram entropy.")
 
 
 def test_a_collapse_that_outlives_the_drop_of_weight_decay(tmp_path):
     found = one(tmp_path, *[FLAT] * 4, *[FLAT | {"WD": 0.05, "wd_applied": 0.05, "heldout_loss": 8.5}] * 6, arm="wd=wd005")
-    assert "went down to 0.05, and the model is still collapsed at step 10,000" in found.hints[0].why
+    assert "dropped to 0.05, and the model was still collapsed at step 10,000" in found.hints[0].why
 
 
 def test_a_drop_of_weight_decay_that_ends_one_kind_of_collapse_and_leaves_another(tmp_path):
     low = FREQUENCY | {"WD": 0.0, "heldout_loss": 6.95}
     found = one(tmp_path, *[FLAT] * 4, *[FLAT | {"WD": 0.0}] * 2, *[low] * 4)
-    still = "the model is still collapsed at step 10,000, as frequency, at a held-out loss of 6.95"
-    assert f"at step 5,000 weight decay went down to 0, and {still}" in found.hints[0].why
+    still = "the model was still collapsed at step 10,000, now as frequency at a held-out loss of 6.95"
+    assert f"at step 5,000 weight decay dropped to 0, and {still}" in found.hints[0].why
 
 
 def test_where_tokens_are_equally_frequent_two_kinds_are_one(tmp_path):
     found = one(tmp_path, FLAT, data={"name": "synthetic", "vocab_size": 64, "ln_vocab": 4.16, "unigram_entropy": 4.13})
-    assert "ln V is 0.03 nats above the unigram entropy): here flat logits can't be told from" in found.headline
+    assert "ln V is 0.03 nats above the unigram entropy), so flat logits can't be told apart from" in found.headline
     assert "can't be told" not in one(tmp_path / "text", FLAT).headline
 
 
 def test_evaluations_without_a_class_leave_open_when_a_collapse_began(tmp_path):
     lacking = {k: v for k, v in FLAT.items() if k != "logit_std"}
     found = one(tmp_path, HEALTHY, lacking, FLAT, HEALTHY)
-    assert found.headline.startswith("Flat logits at step 3,000, none at step 4,000; when it began and ended can't be said.")
-    assert "1 more evaluation lacks the numbers to tell." in found.headline
+    assert found.headline.startswith("Flat logits at step 3,000, none at step 4,000; when it began and ended is unknown.")
+    assert "1 more evaluation lacks the numbers needed to classify it." in found.headline
     assert " 2 more evaluations lack the numbers" in one(tmp_path / "none", lacking, lacking, HEALTHY).headline
 
 
@@ -122,19 +122,19 @@ def test_runs_that_can_t_be_read_are_named(tmp_path, capsys):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text("{")
     assert diagnose.main([str(tmp_path)]) == 0
-    assert "torn: can't be read as a run, left out" in capsys.readouterr().err
+    assert "torn: can't be read as a run, skipped" in capsys.readouterr().err
 
 
 def test_no_collapse(tmp_path):
     found = one(tmp_path, HEALTHY, HEALTHY)
     assert found.headline == "No collapse in 2 evaluations after warm-up, up to step 2,000."
     assert found.hints == []
-    assert "Nothing here calls for another arm." in diagnosis_text.diagnosis_text(found)
+    assert "Nothing here suggests trying another arm." in diagnosis_text.diagnosis_text(found)
 
 
 def test_repetition_is_a_problem_of_decoding(tmp_path):
     found = one(tmp_path, HEALTHY | {"greedy_seq_rep_4": 0.9})
-    assert "which is a problem of decoding" in found.headline
+    assert "which is a decoding problem" in found.headline
     assert arms(found) == [None]
     assert "0% of the 4-grams are repeats" in found.hints[0].why
 
@@ -170,7 +170,10 @@ def test_frequency_that_still_improves_needs_more_tokens(tmp_path):
     found = one(tmp_path, *falling, parameters={"total": 28_360_448})
     assert found.headline.startswith("Frequency")
     assert arms(found) == ["steps=20000"]
-    assert "still fell, by 0.50 from step 3,000 to 4,000, after 128,000 tokens for 28,360,448 parameters" in found.hints[0].why
+    assert (
+        "was still falling (by 0.50 from step 3,000 to 4,000) after 128,000 tokens for 28,360,448 parameters"
+        in found.hints[0].why
+    )
 
 
 def test_frequency_that_stands_still(tmp_path):
@@ -210,7 +213,7 @@ def with_checkpoint(tmp_path, step):
 
 def test_of_a_checkpoint_the_run_is_told_up_to_its_step(tmp_path):
     (found,) = diagnosis.diagnose(with_checkpoint(tmp_path, 1000))
-    assert "not recovered at step 1,000" in found.headline
+    assert "not recovered by step 1,000" in found.headline
     assert found.case.last["Step"] == 1000
 
 
@@ -222,7 +225,7 @@ def test_a_checkpoint_without_an_evaluation(tmp_path):
 def test_what_is_no_run(tmp_path, capsys):
     stray = tmp_path / "step-00000001-0123456789abcdef.safetensors"
     stray.touch()
-    for path, said in ((tmp_path / "gone", "no such run"), (stray, "no checkpoint in a run's folder")):
+    for path, said in ((tmp_path / "gone", "no such run"), (stray, "not a checkpoint in a run's folder")):
         assert diagnose.main([str(path)]) == 2
         assert said in capsys.readouterr().err
 

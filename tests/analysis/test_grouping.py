@@ -66,8 +66,8 @@ def test_each_experiment_has_its_tables_and_the_rest_is_over_all(tmp_path, capsy
     text = capsys.readouterr().out
     assert text.index("2 experiments") < text.index("\nsweep a\n") < text.index("\nsweep b\n") < text.index("broken")
     first, second = text.split("\nsweep b\n")
-    assert "Given to all arms, and left out of their names: clip=norm01" in first and "clip=norm01" not in second
-    assert text.count("Runs that are not done") == 1
+    assert "Common to all arms, and omitted from their names: clip=norm01" in first and "clip=norm01" not in second
+    assert text.count("Runs that did not finish") == 1
     table = pd.read_csv(tmp_path / "tables" / "learning.csv")
     assert table["experiment"].tolist() == ["sweep a", "sweep a", "sweep b"]
 

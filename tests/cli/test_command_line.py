@@ -104,8 +104,8 @@ REFUSED = {
     ("optimiser.betas=1",): "optimiser: no such key; did you mean 'optimizer'?",
     ("steps.x=3",): "steps.x: no such key",
     ("hydra.jobb=3",): "hydra.jobb: no such key; did you mean 'hydra.job'?",
-    ("+lr.peak=1",): "+lr.peak: there already; write lr.peak=VALUE, without +",
-    ("+lr=faq",): "+lr: there already; write lr=VALUE, without +",
+    ("+lr.peak=1",): "+lr.peak: exists already; write lr.peak=VALUE, without +",
+    ("+lr=faq",): "+lr: exists already; write lr=VALUE, without +",
     ("~stepz",): "~stepz: no such key; did you mean 'steps'?",
     ("~lr.peek",): "~lr.peek: no such key; did you mean 'lr.peak'?",
     ("hydra.job.name.x=1",): "hydra.job.name: Cannot convert 'dict' to string: '{}'",
@@ -168,7 +168,7 @@ def test_what_prepare_refuses(arguments, capfd):
 def test_a_file_is_no_folder_of_runs(capfd):
     Path("metrics.csv").touch()
     assert code_of(report.main, "metrics.csv") == 2
-    assert capfd.readouterr().err == "error: metrics.csv: is a file; give the folder of a run, or one that holds some\n"
+    assert capfd.readouterr().err == "error: metrics.csv: a file; give the folder of a run, or a folder of runs\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ what is understood

@@ -11,8 +11,8 @@ from bitnet.cli.compose import compose_config
 from bitnet.cli.overrides import normalise, note_repeated_keys, with_current_names, with_multirun
 from bitnet.common.errors import UserError
 
-_WD = "no such key; it is the group wd (wd=paper, wd=none, ...), whose values are wd.stage1 and wd.stage2"
-_DROPOUT = "no such key; there is no dropout; what regularises is wd=, smoothing= and regularizer="
+_WD = "no such key; use the group wd (wd=paper, wd=none, ...), or its values wd.stage1 and wd.stage2"
+_DROPOUT = "no such key; there is no dropout; regularisation is set by wd=, smoothing= and regularizer="
 MEANT = {
     "sweep=quickstart": "sweep=quickstart: a named sweep is asked for by sweeps=quickstart",
     "sweep=quickstrat": "sweep=quickstrat: a named sweep is asked for by sweeps=NAME; did you mean 'quickstart'?",
@@ -35,7 +35,7 @@ def test_a_sweeper_that_is_not_installed_is_named_with_its_package(capsys, monke
     monkeypatch.setattr(sys, "argv", ["bitnet-train"])
     monkeypatch.chdir(tmp_path)
     assert train.main(["-m", "hydra/sweeper=nope"]) == 2
-    assert "pip install 'bitnet-ablation[search]' brings optuna" in capsys.readouterr().err
+    assert "pip install 'bitnet-ablation[search]' installs optuna" in capsys.readouterr().err
 
 
 def test_a_key_that_is_typed_again_with_another_value_is_said(capsys):

@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(planned):
     for command in ([*SMALL, "checkpoint.every=8"], [f"resume={folder}"]):
         _, whole = planned(*command)
         (run,) = whole["runs"]
-        assert (run["state"], run["done"], run["finished"]) == ("queued, goes on after step 16", 16, False)
+        assert (run["state"], run["done"], run["finished"]) == ("queued, resumes after step 16", 16, False)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_record_that_cannot_be_read_is_said_with_the_reason(planned, text, sta
     (record,) = Path("outputs").glob("*/*/run.json")
     record.unlink() if text is None else record.write_text(text)
     _, whole = planned(*SMALL)
-    assert [(r["state"], r["finished"]) for r in whole["runs"]] == [(f"{state}, goes on after step 20", False)]
+    assert [(r["state"], r["finished"]) for r in whole["runs"]] == [(f"{state}, resumes after step 20", False)]
 
 
 def test_it_writes_nothing(planned, tmp_path):
@@ -127,7 +127,7 @@ def test_a_named_sweep_shows_its_arms_and_only_what_differs(capsys):
     assert head.split()[:5] == ["id", "arm", "optimizer", "wd", "seed"]
     assert len(rows) == 9
     assert "halved in stage 2" in rows[1] and "wd005" in rows[1]
-    assert "9 runs, 9 to do" in out
+    assert "9 runs to train" in out
 
 
 def test_a_key_that_only_some_arms_type_shows_its_value_in_all(planned, tmp_path):
@@ -142,7 +142,7 @@ def test_a_key_that_only_some_arms_type_shows_its_value_in_all(planned, tmp_path
 def test_arms_that_are_the_same_run_are_an_error(planned):
     code, whole = planned(*SMALL, "-m", "wd=paper", "wd.stage2=0.0,0.1,0")
     assert code == 1
-    assert texts(whole, "error") == ["arms 1, 3: these arms resolve to the same run; leave all but one out"]
+    assert texts(whole, "error") == ["arms 1, 3: these resolve to the same run; keep only one of them"]
 
 
 def test_data_that_ends_before_the_steps_or_the_boundary_do_is_a_note(planned):
@@ -185,7 +185,7 @@ def test_too_little_memory_and_disk_are_errors(planned, monkeypatch):
     code, whole = planned(*SMALL)
     assert code == 1
     assert any(t.startswith("1 run at once on cpu may need") for t in texts(whole, "error"))
-    assert any("are needed and 1 kB free" in t for t in texts(whole, "error"))
+    assert any("needed, 1 kB free" in t for t in texts(whole, "error"))
 
 
 def test_too_few_seeds_for_declared_claims_say_what_they_allow(planned, tmp_path):
@@ -195,7 +195,7 @@ def test_too_few_seeds_for_declared_claims_say_what_they_allow(planned, tmp_path
     (tmp_path / "own" / "sweeps" / "asked.yaml").write_text(SWEEP.replace("CLAIMS", claim))
     command = ["sweeps=asked", "--config-dir", "own", *SMALL]
     note = next(t for t in texts(planned(*command)[1], "note") if t.startswith("seeds"))
-    assert "n=2 (2 arms) allows a direction" in note and "n=6 or more" in note
+    assert "n = 2 (2 arms): only a direction" in note and "n = 6 or more" in note
     assert not any(t.startswith("seeds") for t in texts(planned(*command, "-m", "seed=0,1,2,3,4,5")[1], "note"))
 
 
@@ -323,11 +323,11 @@ def test_help_has_an_example(capsys):
     [
         (
             "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: b159}, against: b, expected: lower, margin: 1}",
-            ["claims about runs that this command does not ask for: c.arm (arm=a, quant=b159); they stay inconclusive"],
+            ["claims about runs that are not part of this command: c.arm (arm=a, quant=b159); they stay inconclusive"],
         ),
         (
             "{kind: bound, says: x, metric: heldout_loss, arm: a, expected: at_most, bound: 1, at: 5000}",
-            ["claims about steps beyond the last, ", ": c; they stay inconclusive"],
+            ["claims about steps after the last one (", "): c; they stay inconclusive"],
         ),
     ],
 )

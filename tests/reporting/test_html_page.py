@@ -111,8 +111,8 @@ def report(*argv: Any) -> str:
 
 
 def test_the_page_answers_first_and_goes_on_in_order(page):
-    order = ["What the runs say", "Claims", "Over steps", "Which factor matters", "Collapse, run by run"]
-    order += ["Sizes, and what was learned", "Text that they write", "Every run", "How to repeat each number"]
+    order = ["What the runs show", "Claims", "Over steps", "Which factor matters", "Collapse, run by run"]
+    order += ["Model sizes, and what was learned", "Text that the models write", "Every run", "How to reproduce each number"]
     assert [h for h in page.headings if h in order] == order
     assert not page.open
 
@@ -121,18 +121,18 @@ def test_the_answer_is_what_the_verdicts_are(text):
     assert "2 claims of 1 sweep: 1 reproduced, 1 not reproduced." in text
     assert "Sweep cause, reproduced: \u201cDecoupled decay lowers the loss\u201d." in text
     assert (
-        "Sweep cause: optimizer goes with 100% of the variance of held-out loss at the end (sd 1.04 nats); nothing else with 1%"
-        in text
+        "Sweep cause: optimizer accounts for 100% of the variance of the held-out loss at the end (sd 1.04 nats); "
+        "nothing else accounts for 1%." in text
     )
-    assert "What is decided rests on n = 3 seeds (too few for a p-value under 0.05: intervals decide)." in text
-    assert "All 12 runs are done." in text
+    assert "The decided claims rest on n = 3 seeds (too few for a sign-flip p below 0.05; the intervals decide)." in text
+    assert "All 12 runs finished." in text
 
 
 def test_a_claim_has_its_numbers_beside_the_published_ones(text):
-    assert re.search(r"-1\.99 \[-2\.\d+, -1\.\d+\] nats \(5\.02 less 7\.01\) n=3 WD 0\.0 is the fix", text)
+    assert re.search(r"-1\.99 \[-2\.\d+, -1\.\d+\] nats \(5\.02 minus 7\.01\) n=3 WD 0\.0 is the fix", text)
     assert "0: -2, 1: -1.99, 2: -1.98" in text
-    assert "n=3: an interval, with a warning" in text
-    assert "heldout_loss at end: optimizer=adamw less optimizer=adam_l2: lower" in text
+    assert "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, and is wide" in text
+    assert "heldout_loss at the end: optimizer=adamw minus optimizer=adam_l2, claimed: lower by at least 0.5" in text
 
 
 def test_a_run_that_began_as_another_one_says_so(text):
@@ -190,22 +190,22 @@ def test_an_investigation_that_is_not_over_is_a_page_too(tmp_path):
     (tmp_path / "s" / "broken").mkdir()
     (tmp_path / "s" / "broken" / "run.json").write_text("{")
     text = " ".join(_Page(report(tmp_path)).text.split())
-    assert "1 claim of 1 sweep: 1 inconclusive. 1 of the inconclusive ones waits" in text
-    assert "Sweep s has decided none of its claims yet." in text
-    assert "8 runs: 0 done, 1 diverged, 1 failed, 6 not over. 1 more folder can't be read as a run." in text
+    assert "1 claim of 1 sweep: 1 inconclusive. 1 of the inconclusive claims is waiting for unfinished runs." in text
+    assert "Sweep s has no decided claim yet." in text
+    assert "8 runs: 0 finished, 1 diverged, 1 failed, 6 unfinished. 1 more folder can't be read as a run." in text
 
 
 def test_runs_of_no_sweep_are_shown_and_not_judged(tmp_path):
     make_run(tmp_path, rows=rows(9, 8, 7), sweep=None)
     text = _Page(report(tmp_path)).text
-    assert "No sweep here declares a claim, so nothing is judged" in text
+    assert "No sweep here declares a claim, so there are no verdicts" in text
 
 
 def test_published_points_are_drawn_where_a_run_answers_to_them(tmp_path):
     with_them, without = tmp_path / "a", tmp_path / "b"
     make_run(with_them, rows=rows(9, 8, 7), published=["scaling"])
     make_run(without, rows=rows(9, 8, 7))
-    assert "Diamonds: published (WikiText-2, GPT-2 tokens; the runs here have other data)" in " ".join(report(with_them).split())
+    assert "Diamonds: published (WikiText-2, GPT-2 tokens; the runs here use other data)" in " ".join(report(with_them).split())
     assert "Diamonds" not in report(without)
 
 
@@ -220,7 +220,7 @@ def test_many_arms_are_drawn_in_panels_and_very_many_as_one_bundle(tmp_path):
             tmp_path / "many", rows=rows(9, 8, 7), id=f"r{i}", arm_id=f"a{i}", label=f"lr.peak={i}", seed=i, overrides=[f"x={i}"]
         )
     text = _Page(report(tmp_path / "many")).text
-    assert "50 arms" in text and "runs are not drawn one by one" in text
+    assert "50 arms" in text and "individual runs are not drawn" in text
 
 
 def test_claims_are_in_the_text_too_and_in_files(sweep, capsys):
@@ -246,7 +246,7 @@ def test_the_page_goes_where_it_is_told_to(tmp_path, capsys):
     assert report(tmp_path / "s", "--html", tmp_path / "new" / "a.html").startswith("<!DOCTYPE html>")
     assert not (tmp_path / "s" / "report.html").exists()
     assert main([str(tmp_path / "s"), "--html", str(tmp_path)]) == 2
-    assert "is a folder; name a file" in capsys.readouterr().err
+    assert ": a folder; name a file" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main([str(tmp_path / "s"), "--html", str(tmp_path / "file" / "x.html")]) == 2
     assert "can't be written" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_the_study_s_own_data_needs_no_remark(tmp_path, capsys):
 
 def test_arms_without_a_published_figure_say_so(tmp_path, capsys):
     make_run(tmp_path, arm="wd=wd02", rows=evaluations(STEPS, [20, 16, 2, 10, 13]), published=["scaling"])
-    assert "No published figure belongs to these arms." in printed(capsys, tmp_path)
+    assert "There are no published figures for these arms." in printed(capsys, tmp_path)
 
 
 def test_counts_say_what_diverged_and_what_is_unfinished(sweep, capsys):
@@ -64,7 +64,7 @@ def test_counts_say_what_diverged_and_what_is_unfinished(sweep, capsys):
 
 def test_a_sweep_that_is_done_says_so(tmp_path, capsys):
     make_run(tmp_path, rows=evaluations(STEPS, [20, 16, 2, 10, 13]))
-    assert "All 1 runs done." in printed(capsys, tmp_path)
+    assert "The one run finished." in printed(capsys, tmp_path)
 
 
 def test_no_line_is_wider_than_the_terminal(sweep, capsys, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_command_in_latex_stays_a_comment(tmp_path, capsys):
 
 def test_a_folder_is_no_file_to_write(sweep, tmp_path, capsys):
     assert main([str(sweep), "--out", str(tmp_path)]) == 2
-    assert f"give --tables {tmp_path}" in capsys.readouterr().err
+    assert f"use --tables {tmp_path}" in capsys.readouterr().err
 
 
 def test_the_verification_plan_is_printed_with_its_remark(tmp_path, capsys):
@@ -150,9 +150,9 @@ def test_the_verification_plan_is_printed_with_its_remark(tmp_path, capsys):
 
 def test_nothing_but_unreadable_or_unfinished_runs_is_still_a_report(tmp_path, capsys):
     run = make_run(tmp_path, status="queued")
-    assert "1 runs: 1 missing." in printed(capsys, tmp_path)
+    assert "1 run: 1 missing." in printed(capsys, tmp_path)
     (run / "run.json").write_text("{")
-    assert "1 runs: 1 unreadable." in printed(capsys, tmp_path)
+    assert "1 run: 1 unreadable." in printed(capsys, tmp_path)
 
 
 @pytest.mark.parametrize("inside", ["nowhere", ""])

@@ -83,7 +83,7 @@ def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
     declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM, "same": CLAIM}), ("2025-02-01T00:00:00+00:00", later))
     (found,) = read(tmp_path)
     assert found.declaration.late == ("more",)
-    assert "changed or taken back after the first run began" in found.declaration.notes[0]
+    assert "changed or withdrawn after the first run began" in found.declaration.notes[0]
     more, same = found.verdicts
     assert more.margin == 1.5 and more.word == "not reproduced", "the newest version counts"
     assert "declared or changed after the first run began" in more.warnings
@@ -107,7 +107,7 @@ def test_claims_that_were_first_declared_after_the_first_run_began_are_late_too(
     (found,) = read(tmp_path)
     assert found.declaration.late == ("more",)
     assert "declared or changed after the first run began" in found.verdicts[0].warnings
-    assert "1 claim declared or changed after the first run began." in wording.answer([found])
+    assert "1 claim was declared or changed after the first run began." in wording.answer([found])
     declare(tmp_path / "s", ("2025-01-01T00:00:00+00:00", {"more": CLAIM}))
     assert read(tmp_path)[0].declaration.late == (), "written in the second that the first run began"
 
@@ -134,7 +134,7 @@ def test_seeds_that_were_added_when_a_run_was_over_are_told(tmp_path):
     (tmp_path / "s" / "sweep.json").write_text(json.dumps({"declared": declared}))
     (found,) = read(tmp_path)
     assert found.declaration.late == ()
-    assert found.declaration.notes[0].startswith("seed 2 added after the first run was over: where results decide how many")
+    assert found.declaration.notes[0].startswith("seed 2 added after the first run had ended: if results prompted this")
 
 
 def test_versions_that_claim_the_same_are_one_of_them(tmp_path):
@@ -143,7 +143,7 @@ def test_versions_that_claim_the_same_are_one_of_them(tmp_path):
     days = [f"2025-02-0{i}T00:00:00+00:00" for i in range(1, 4)]
     declare(tmp_path / "s", (days[0], {"more": CLAIM}), (days[1], other), (days[2], other))
     note = read(tmp_path)[0].declaration.notes[0]
-    assert note.endswith(f"The newest version, of {days[1]}, is judged; sweep.json keeps all 2")
+    assert note.endswith(f"The newest version ({days[1]}) is the one judged; sweep.json keeps every version (2)")
 
 
 def test_results_that_another_sweep_had_before_a_claim_was_declared_are_named(tmp_path):
@@ -157,10 +157,10 @@ def test_results_that_another_sweep_had_before_a_claim_was_declared_are_named(tm
     (found,) = read(tmp_path)
     assert (found.declaration.late, found.declaration.known) == ((), ("more",)), "runs of another sweep began for that one"
     early, more = found.verdicts
-    assert any("declared when results of some of its runs existed" in w for w in more.warnings)
-    assert not any("existed" in w for w in early.warnings)
-    assert "6 of 6 runs had been finished for another sweep" in found.declaration.notes[0]
-    assert any("1 claim declared when results" in text for text in wording.answer([found]))
+    assert any("declared when some of its runs already had results" in w for w in more.warnings)
+    assert not any("already had" in w for w in early.warnings)
+    assert "6 of 6 runs had already finished in another sweep" in found.declaration.notes[0]
+    assert any("1 claim was declared when some of the results already existed" in text for text in wording.answer([found]))
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,11 @@ def test_runs_of_another_length_scale_or_text_are_judged_apart(tmp_path, other, 
     assert (leader.name, apart.name) == ("sweep s", f"sweep s ({kind})")
     assert len(leader.records.runs) == 6 and len(apart.records.runs) == 2
     assert (apart.verdicts[0].n, apart.verdicts[0].mean) == (1, 0)
-    assert f"also holds 2 runs of {kind}, judged apart" in leader.declaration.notes[-1]
+    assert f"also holds 2 runs with {kind}, judged separately" in leader.declaration.notes[-1]
     said = wording.answer([leader, apart])
     assert said[0].startswith("1 claim of 1 sweep: 1 reproduced")
-    assert "2 runs of another scale, length, data or override beside them: judged apart, not counted above." in said
+    apart_text = "2 more runs in these folders differ in scale, length, data or overrides; they are judged separately"
+    assert f"{apart_text} and not counted above." in said
 
 
 def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
@@ -201,7 +202,7 @@ def test_each_scale_is_judged_by_what_was_declared_for_it(tmp_path):
     laptop, ci = read(tmp_path)
     assert (laptop.declaration.scale, ci.declaration.scale) == ("laptop", "ci")
     assert [e.verdicts[0].n for e in (laptop, ci)] == [3, 2]
-    assert not any("lacks seed" in w for e in (laptop, ci) for w in e.verdicts[0].warnings)
+    assert not any("missing in" in w for e in (laptop, ci) for w in e.verdicts[0].warnings)
 
 
 def variant(folder: Path, typed: str, seeds: tuple[int, ...], arm_id: str = "-256-10000", **config: Any) -> None:
@@ -274,7 +275,7 @@ def test_without_a_sound_declaration_a_sweep_is_judged_by_what_its_runs_were_fro
         (tmp_path / "s" / "sweep.json").write_text(content)
     (found,) = read(tmp_path)
     assert found.verdicts[0].word == "reproduced"
-    assert "frozen with" in found.declaration.notes[0]
+    assert "taken from the newest run's own configuration" in found.declaration.notes[0]
 
 
 def test_a_claim_that_is_none_is_a_problem_of_its_sweep_and_of_no_other(tmp_path):
@@ -318,14 +319,14 @@ def test_arms_whose_stage_2_begins_elsewhere_are_not_compared_at_their_boundarie
         config.write_text(yaml.safe_dump(values | {"wd": values["wd"] | {"boundary": 0.4}}))
     (found,) = read(tmp_path)
     boundary, end = found.effects
-    assert boundary.problem == "Stage 2 begins at different parts of the run (0.4, 0.5 of its steps): no one moment"
+    assert boundary.problem == "Stage 2 begins at different fractions of the run (0.4, 0.5): there is no common moment"
     assert boundary.table is None and end.table is not None
 
 
 def test_shares_of_a_spread_that_is_no_larger_than_the_error_are_no_answer(tmp_path):
     crossed(tmp_path / "s")
     declare(tmp_path / "s", FILE, grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]})
-    assert any("optimizer goes with" in text for text in wording.answer(read(tmp_path)))
+    assert any("optimizer accounts for" in text for text in wording.answer(read(tmp_path)))
     for n, record in enumerate(sorted((tmp_path / "s").glob("*/metrics.csv"))):
         record.write_text(metrics_text(losses(9, 8 + 0.001 * n, 7 + 0.001 * n)))
     assert not any("of the variance" in text for text in wording.answer(read(tmp_path)))
@@ -349,8 +350,10 @@ def test_a_factor_that_has_not_acted_at_the_boundary_is_left_out_there_and_it_sa
     boundary, end = found.effects
     assert (boundary.inert, end.inert) == (("wd",), ())
     assert "wd" not in set(boundary.table["effect"])
-    assert "Wd has not acted by then: runs that differ in nothing else are equal and count once." in wording.shares_text(boundary)
-    assert "not acted" not in wording.shares_text(end)
+    assert "Wd has had no effect by then: runs that differ only in it are identical and count once." in wording.shares_text(
+        boundary
+    )
+    assert "no effect" not in wording.shares_text(end)
 
 
 def test_a_grid_with_a_missing_combination_is_not_crossed(tmp_path):
@@ -368,7 +371,7 @@ def test_runs_without_a_number_are_counted_and_too_few_say_why(tmp_path):
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "diverged"}))
     end = read(tmp_path)[0].effects[1]
     assert end.table is None and end.lost == {"diverged": 1}
-    assert str(end.problem).startswith("runs without this number are over (1 diverged)")
+    assert str(end.problem).startswith("Some runs ended without this number (1 diverged)")
 
 
 def test_a_factor_s_share_is_of_seeds_that_have_every_cell_and_has_a_p_from_six_of_them_on(tmp_path):
@@ -441,7 +444,7 @@ def test_a_claim_can_t_explain_itself(tmp_path):
 def test_a_length_that_was_typed_beside_the_sweep_is_said(tmp_path):
     pair(tmp_path / "s", overrides=["steps=10000"])
     declare(tmp_path / "s", FILE)
-    assert "Run with steps=10000 typed over what the sweeps' files say." in wording.answer(read(tmp_path))
+    assert "Run with steps=10000 on the command line, which overrides the sweep files." in wording.answer(read(tmp_path))
 
 
 def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):

@@ -97,7 +97,9 @@ def test_what_is_no_claim_is_refused_by_its_key(claims, said):
     assert str(refused.value).startswith(said)
 
 
-@pytest.mark.parametrize(("first", "said"), [(5.0, "an effect smaller than 0.5 is excluded"), (6.49, "is not excluded")])
+@pytest.mark.parametrize(
+    ("first", "said"), [(5.0, "an effect smaller than 0.5 is excluded"), (6.49, "the true effect may still be smaller")]
+)
 def test_a_reproduced_effect_says_whether_a_smaller_one_is_excluded(first, said):
     found = two_arms(first, 7, 6).judge(x=contrast())
     assert found.word == "reproduced"
@@ -139,10 +141,13 @@ def test_the_numbers_behind_a_word():
     assert found.detectable == pytest.approx(by_hand.detectable())
     assert found.runs == {"arm": 3, "against": 3}
     assert found.fisher_p == 1
-    assert "n=3: an interval, with a warning" in found.warnings
+    few = "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, and is wide"
+    assert few in found.warnings
 
 
-@pytest.mark.parametrize(("n", "gate"), [(1, "an anecdote"), (2, "a direction")])
+@pytest.mark.parametrize(
+    ("n", "gate"), [(1, "one seed: anecdotal, nothing can be concluded"), (2, "two seeds: only a direction")]
+)
 def test_one_and_two_seeds_are_never_a_verdict(n, gate):
     found = two_arms(5, 9, n).judge(x=contrast())
     assert (found.word, found.n, found.low, found.p) == ("inconclusive", n, None, None)
@@ -209,12 +214,12 @@ def test_only_complete_pairs_count_and_the_missing_seed_is_named():
     world = World().arm("a", around(5, 4)).arm("b", around(7, 3, 3))
     found = world.judge(x=contrast())
     assert (found.word, list(found.numbers)) == ("reproduced", [0, 1, 2])
-    assert "against lacks seed 3" in found.warnings
+    assert "seed 3 missing in against" in found.warnings
 
 
 def test_a_declared_seed_that_was_never_run_is_named():
     found = two_arms(5, 7, 3).judge(x=contrast(), sweep={"seeds": [0, 1, 2, 3]})
-    assert {"arm lacks seed 3", "against lacks seed 3"} <= set(found.warnings)
+    assert {"seed 3 missing in arm", "seed 3 missing in against"} <= set(found.warnings)
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
@@ -226,7 +231,7 @@ def test_lost_runs_are_counted_tested_and_make_it_inconclusive(status):
     assert found.word == "inconclusive"
     assert getattr(found, status) == {"arm": 0, "against": 3}
     assert found.fisher_p == pytest.approx(0.1)
-    assert f"of the 3 runs of against, 3 {status}" in found.warnings
+    assert f"against: of 3 runs, 3 {status}" in found.warnings
 
 
 def test_one_lost_run_is_not_dropped():
@@ -262,7 +267,7 @@ def test_unfinished_runs_leave_it_open(status):
     world = two_arms(5, 7, 3)
     world.run("b", 3, None, status=status)
     found = world.judge(x=contrast())
-    assert (found.word, found.why) == ("inconclusive", "not yet: 6 of 7 runs done")
+    assert (found.word, found.why) == ("inconclusive", "not yet decided: 6 of 7 runs ended")
 
 
 def test_a_finished_run_without_the_number_is_not_left_out():
@@ -286,7 +291,7 @@ def test_runs_of_several_seeds_with_the_same_losses_throughout_are_copies(metric
     assert found.word == "inconclusive"
     assert found.why.startswith("runs of different seeds of arm ")
     assert found.why.endswith("have the same losses throughout, so they count as one run")
-    assert any("are these different runs?" in w for w in found.warnings)
+    assert any("check that these are different runs" in w for w in found.warnings)
 
 
 def test_one_seed_that_is_a_copy_of_another_is_seen_among_others():
@@ -300,7 +305,7 @@ def test_two_arms_that_are_the_same_runs_are_no_comparison(ends):
     found = World().arm("a", ends).arm("b", ends).judge(x=contrast("equal", 0.25))
     assert found.word == "inconclusive"
     assert "the runs of arm and against have the same losses throughout" in found.why
-    assert any("are these different runs?" in w for w in found.warnings)
+    assert any("check that these are different runs" in w for w in found.warnings)
 
 
 def test_losses_that_end_equal_to_the_last_bit_are_judged_with_an_alarm():
@@ -311,10 +316,11 @@ def test_losses_that_end_equal_to_the_last_bit_are_judged_with_an_alarm():
     claims = (contrast("equal", 0.25), contrast("higher", 0.5, against="c"), bound("at_least", 7))
     equal, higher, same = (found.judge(x=claim) for claim in claims)
     assert [v.word for v in (equal, higher, same)] == ["reproduced"] * 3
-    off = "judged as if one value were off by 1e-05, the least that this metric can differ by"
-    assert f"no spread over seeds in arm, against; {off}" in equal.warnings
-    assert f"no spread over seeds in arm; {off}" in same.warnings
-    assert "no spread over seeds in arm; judged by the spread of the difference" in higher.warnings
+    off = "judged as if one value differed by 1e-05, the smallest difference that this metric can show"
+    assert f"identical values for every seed in arm, against; {off}" in equal.warnings
+    assert f"identical values for every seed in arm; {off}" in same.warnings
+    spread = "judged by the spread of the difference between the sides"
+    assert f"identical values for every seed in arm; {spread}" in higher.warnings
 
 
 def test_of_numbers_whose_least_difference_is_not_known_equal_ones_decide_nothing():
@@ -323,13 +329,14 @@ def test_of_numbers_whose_least_difference_is_not_known_equal_ones_decide_nothin
     metrics = pd.DataFrame(world.metrics).assign(entropy_argmax=0.0)
     (found,) = verdict.judge({"claims": {"x": bound("at_most", 0.001, "entropy_argmax")}}, frame, metrics)
     assert found.word == "inconclusive"
-    assert "no spread over seeds in arm: are these different runs?" in found.warnings
+    assert "identical values for every seed in arm: check that these are different runs" in found.warnings
 
 
 def test_a_difference_that_is_the_same_for_every_seed_of_two_arms_that_vary_is_an_alarm_and_no_verdict():
     found = World().arm("a", around(5, 6)).arm("b", around(7, 6)).judge(x=contrast())
     assert found.word == "inconclusive"
-    assert any("no spread over seeds in the difference: are these different runs?" in w for w in found.warnings)
+    alarm = "identical values for every seed in the difference: check that these are different runs"
+    assert alarm in found.warnings
 
 
 def test_a_count_that_falls_to_nothing_in_every_seed_has_fallen():
@@ -339,7 +346,7 @@ def test_a_count_that_falls_to_nothing_in_every_seed_has_fallen():
     change = {"kind": "change", "says": "x", "metric": "heldout_uniq", "arm": "a", "since": 1, "expected": "lower"}
     found = world.judge(x=change | {"margin": 0.9, "relative": True})
     assert (found.word, found.mean) == ("reproduced", -1)
-    assert any(f"off by {1 / 49:.4g}" in w for w in found.warnings)
+    assert any(f"differed by {1 / 49:.4g}" in w for w in found.warnings)
 
 
 @pytest.mark.parametrize(("limit", "word"), [(5, "reproduced"), (2, "inconclusive"), (1, "not reproduced")])
@@ -348,7 +355,7 @@ def test_equal_counts_get_the_spread_of_counts_of_which_one_is_a_step_off(limit,
     half = 2.570581836 / 6  # t(5) at 97.5 %; sd 1 / sqrt(6), so an error of 1 / 6
     assert found.word == word
     assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
-    assert any("no spread over seeds" in w for w in found.warnings)
+    assert any("identical values for every seed" in w for w in found.warnings)
 
 
 @pytest.mark.parametrize(("rate", "limit", "n"), [(0.5, 0.3, 3), (0.15, 0.05, 6), (0.7, 0.5, 6)])
@@ -387,7 +394,7 @@ def test_several_runs_of_a_seed_are_averaged_and_it_says_so():
     world.arm("c", around(6, 3), choices={"optimizer": "adamw"}).arm("d", around(8, 3), choices={"optimizer": "adam_l2"})
     found = world.judge(x=contrast(arm={"optimizer": "adamw"}, against={"optimizer": "adam_l2"}))
     assert found.sides["arm"][0] == pytest.approx((around(5, 1)[0] + around(6, 1)[0]) / 2)
-    assert {"arm averages 2 runs of each seed", "against averages 2 runs of each seed"} <= set(found.warnings)
+    assert {"arm averages 2 runs per seed", "against averages 2 runs per seed"} <= set(found.warnings)
 
 
 def test_a_claim_names_runs_by_what_their_file_wrote_whatever_the_scale_made_of_it():
@@ -403,7 +410,7 @@ def test_a_seed_of_which_an_averaged_arm_is_missing_does_not_count():
     world = World().arm("a", around(5, 4), choices={"o": "x"}).arm("c", around(9, 3), choices={"o": "x"})
     found = world.arm("b", around(8, 4)).judge(x=contrast(arm={"o": "x"}))
     assert list(found.numbers) == [0, 1, 2]
-    assert "arm lacks seed 3" in found.warnings
+    assert "seed 3 missing in arm" in found.warnings
 
 
 # ------------------------------------------------------------------------------------------------- selectors and moments
@@ -411,8 +418,8 @@ def test_a_seed_of_which_an_averaged_arm_is_missing_does_not_count():
     ("selector", "said"),
     [
         ("aa", "no such arm; did you mean 'a'?"),
-        ("planned", "no run of it is there"),
-        ({"wd": "wd0"}, "none of these runs has it; they have a, b"),
+        ("planned", "arm 'planned': it has no run"),
+        ({"wd": "wd0"}, "none of these runs has this value; they have a, b"),
         ({"optimiser": "adamw"}, "no run has this group or key"),
     ],
 )
@@ -431,8 +438,8 @@ def test_runs_are_selected_by_option_and_by_dotted_key():
 
 
 def test_no_run_at_all_and_one_run_on_both_sides():
-    assert World().judge(x=contrast()).why == "not yet: no run is there"
-    assert "two sides" in two_arms(5, 7, 3).judge(x=contrast(against="a")).why
+    assert World().judge(x=contrast()).why == "not yet decided: there are no runs"
+    assert "both sides" in two_arms(5, 7, 3).judge(x=contrast(against="a")).why
 
 
 @pytest.mark.parametrize(
@@ -508,11 +515,11 @@ def test_runs_of_another_length_or_text_are_not_averaged_and_not_compared(column
         world.run("a", seed, 9.0, **{column: values[1], "arm_id": "short"})
     found = world.judge(x=contrast())
     assert found.word == "inconclusive"
-    assert found.why.startswith("arm: its runs are of different")
+    assert found.why.startswith("arm: its runs have different")
     world.rows = [row | {column: values[row["arm"] == "b"]} for row in world.rows]
-    assert world.judge(x=contrast()).why.startswith("its sides are of different")
+    assert world.judge(x=contrast()).why.startswith("the sides have different")
     correlation = CORRELATION | {"expected": "higher"}
-    assert world.judge(x=correlation).why.startswith("arm: its runs are of different")
+    assert world.judge(x=correlation).why.startswith("arm: its runs have different")
 
 
 def test_lengths_that_the_sweep_s_file_varies_may_be_compared_and_averaged():
@@ -581,7 +588,7 @@ def test_an_open_explanation_is_a_warning_and_an_unknown_one_is_named():
     world = two_arms(5, 7, 4)
     found = world.judge(x=contrast(explained_by=["y"]), y=contrast(against="planned"))
     assert found["x"].word == "reproduced"
-    assert "whether y explains it is inconclusive" in found["x"].warnings
+    assert "whether y explains it is still open" in found["x"].warnings
     found = world.judge(x=contrast(explained_by=["optimiser"]), optimizer=contrast())
     assert (found["x"].word, "did you mean 'optimizer'" in found["x"].why) == ("inconclusive", True)
 
