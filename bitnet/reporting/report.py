@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from bitnet.analysis import grouping, published, tables, verification
+from bitnet.analysis import published, tables, verification
 from bitnet.analysis.frames import Records, read_runs
 from bitnet.common.console import command_name
 from bitnet.common.errors import UserError
 from bitnet.reporting import text_layout, text_tables, wording
 from bitnet.verdicts import verdict
-from bitnet.verdicts.experiment import READ, Experiment, judge_experiments
+from bitnet.verdicts.experiment import READ, Experiment, experiments_by_table, experiments_in, records_of
 
 _NARROWEST, _USUAL = 80, 120  # columns of a terminal
 
@@ -52,7 +52,7 @@ def report(
     if html is not None and html.is_dir():
         raise UserError(f"--html {html}: a folder; name a file")
     records = read_runs(dirs, READ)
-    found = judge_experiments(records, dirs)
+    found = experiments_in(records, dirs)
     frames, sections = _all_tables(records, found, dirs)
     folder = dirs[0] / "tables" if out is None else out
     write_tables(frames, folder)
@@ -92,22 +92,19 @@ def _all_tables(
     if not len(records.runs):
         return _over_all(records, None)
     theirs = published.match(records.runs)
-    groups = grouping.group_for_tables(records.runs, dirs)
+    groups = experiments_by_table(found, dirs)
+    runs_of = {name: records_of(group, records) for name, group in groups.items()}
     parts, sections = [], []
     if len(groups) > 1:
-        sections.append(text_tables.contents({name: len(ids) for name, ids in groups.items()}))
-    left = list(found)
-    for name, ids in groups.items():
-        here = [e for e in left if set(e.records.runs.index) <= set(ids)]
-        left = [e for e in left if e not in here]
-        # a run that several sweeps share has its arm's name in this one
-        part = here[0].records if len(here) == 1 and len(here[0].records.runs) == len(ids) else records.of(ids)
+        sections.append(text_tables.contents({name: len(part.runs) for name, part in runs_of.items()}))
+    for name, group in groups.items():
+        part = runs_of[name]
         frames, own = _tables(part, theirs[theirs["arm_id"].isin(part.runs["arm_id"])])
         for frame in frames.values():
             frame.insert(0, "experiment", name)
         parts.append(frames)
-        claims = [section for e in here if (section := wording.claims_section(e)) is not None]
-        sections += [text_tables.opening(name, len(ids), tables.shared_overrides(part.runs)), *claims, *own]
+        claims = [section for e in group if (section := wording.claims_section(e)) is not None]
+        sections += [text_tables.opening(name, len(part.runs), tables.shared_overrides(part.runs)), *claims, *own]
     frames = {table: pd.concat([each[table] for each in parts], ignore_index=True) for table in parts[0]}
     over_all, last = _over_all(records, theirs)
     return frames | _judgements(found) | over_all, [*sections, *last]

@@ -1,4 +1,6 @@
-"""Experiments as they lie on disk, judged: what a sweep's folder declares, its own runs, and what they say to its claims.
+"""Experiments as they lie on disk: the runs that belong together, what their sweep's folder declares, and what they say to it.
+
+Tables and claims are about the same experiments (`experiments_in`), so that both count the same runs.
 
 A sweep is judged by the runs of its own folder. Read together with others, a run that several sweeps share is one row with
 one arm's name; within its folder it has the arm that this sweep calls it by. Runs of another scale, length or text lie in the
@@ -44,15 +46,16 @@ _KNOWN = "declared when some of its runs already had results, taken from another
 class Experiment:
     """An experiment: its runs, and for a sweep what it claims, with a verdict each.
 
-    folder: the sweep's, None for runs of no sweep. facts: `collapse.run_facts`. factors: levels by factor of a sweep whose
-    runs cross two or more of them completely, else empty. problem: why its claims could not be judged. kind: scale, length,
-    data and overrides of its runs as far as they set them apart from others of the folder. leading: whether its verdicts are the
-    sweep's.
+    sweep: the sweep's name, None for runs of no sweep. folder: the sweep's, None where no claim is judged. facts:
+    `collapse.run_facts`. factors: levels by factor of a sweep whose runs cross two or more of them completely, else empty.
+    problem: why its claims could not be judged. kind: scale, length, data and overrides of its runs as far as they set them
+    apart from others of the folder. leading: whether its verdicts are the sweep's.
     """
 
     name: str
     records: Records
     facts: pd.DataFrame
+    sweep: str | None = None
     folder: Path | None = None
     declaration: Declaration = field(default_factory=lambda: Declaration({}))
     claims: Mapping[str, AnyClaim] = field(default_factory=dict)
@@ -62,13 +65,23 @@ class Experiment:
     kind: str = ""
     leading: bool = True
 
+    @property
+    def title(self) -> str:
+        """What it is called whatever its folder and kind: a sweep's experiments share one set of tables."""
+        return self.name if self.sweep is None else f"sweep {self.sweep}"
+
+    def lies_in(self, directory: Path) -> bool:
+        """Whether one of its runs' folders is below `directory`."""
+        places = (place for of in self.records.runs["places"] for place in of)
+        return any(sweep == self.sweep and Path(folder).is_relative_to(directory) for folder, sweep in places)
+
     @functools.cached_property
     def effects(self) -> list[Effects]:
         """What each factor does at the boundary (the first evaluation of stage 2) and at the end; empty without a crossing."""
         return [effects_at(self.records, self.factors, moment) for moment in MOMENTS] if self.factors else []
 
 
-def judge_experiments(records: Records, directories: Sequence[Path]) -> list[Experiment]:
+def experiments_in(records: Records, directories: Sequence[Path]) -> list[Experiment]:
     """Every experiment of `records`: sweeps by their folders, then runs of no sweep by the command that started them.
 
     Args:
@@ -82,13 +95,35 @@ def judge_experiments(records: Records, directories: Sequence[Path]) -> list[Exp
         if any(folder.is_relative_to(d) for d in directories):
             found += _sweep(name, folder, ids, records)
         else:
-            found.append(_plain(f"sweep {name}", records.of(ids)))
+            found.append(_plain(f"sweep {name}", records.of(ids), name))
     twice = {e.name for i, e in enumerate(found) if e.name in {other.name for other in found[:i]}}
     found = [replace(e, name=f"{e.name} in {e.folder}") if e.name in twice else e for e in found]
     free = records.runs[records.runs["sweeps"].map(len) == 0]
-    for name, ids in (grouping.group_runs(free) if len(free) else {}).items():
-        found.append(_plain(name, records.of(ids)))
+    found += [_plain(name, records.of(ids)) for name, ids in grouping.group_by_command(free).items()]
     return found
+
+
+def experiments_by_table(experiments: Sequence[Experiment], directories: Sequence[Path]) -> dict[str, list[Experiment]]:
+    """The experiments that one set of tables is about, by its title: each sweep by itself, or all together.
+
+    Directories that hold one experiment each were named in order to compare them, so their runs share one set of tables.
+    """
+    found: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        found.setdefault(experiment.title, []).append(experiment)
+    held = [{e.title for e in experiments if e.lies_in(directory)} for directory in directories]
+    return {" + ".join(found): list(experiments)} if all(len(titles) <= 1 for titles in held) else found
+
+
+def records_of(experiments: Sequence[Experiment], records: Records) -> Records:
+    """The runs of some experiments, each once, in the order of `records`.
+
+    A run that several sweeps share is called by the arm's name of the only experiment where there is one.
+    """
+    if len(experiments) == 1:
+        return experiments[0].records
+    ids = {run for e in experiments for run in e.records.runs.index}
+    return records.of([run for run in records.runs.index if run in ids])
 
 
 def _folders(runs: pd.DataFrame) -> dict[tuple[Path, str], list[str]]:
@@ -102,9 +137,9 @@ def _folders(runs: pd.DataFrame) -> dict[tuple[Path, str], list[str]]:
     return found
 
 
-def _plain(name: str, records: Records) -> Experiment:
+def _plain(name: str, records: Records, sweep: str | None = None) -> Experiment:
     """Runs that no claim is judged by."""
-    return Experiment(name, records, run_facts(records.runs, records.metrics))
+    return Experiment(name, records, run_facts(records.runs, records.metrics), sweep)
 
 
 def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Experiment]:
@@ -118,7 +153,7 @@ def _sweep(name: str, folder: Path, ids: list[str], records: Records) -> list[Ex
     inside = [Path(place).parent == folder for place in records.unreadable["folder"]]
     lost = records.unreadable.loc[pd.Series(inside, records.unreadable.index, dtype="bool")]
     parts = {label: replace(own.of(of), unreadable=lost) for label, of in kinds.items()}
-    found = [_kind(f"sweep {name}", folder, part, label) for label, part in parts.items()]
+    found = [_kind(name, folder, part, label) for label, part in parts.items()]
     if len(found) < 2:
         return found
     leader, *others = found
@@ -140,7 +175,7 @@ def _named(sweeps: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def _kind(name: str, folder: Path, own: Records, kind: str) -> Experiment:
+def _kind(sweep: str, folder: Path, own: Records, kind: str) -> Experiment:
     """Runs of a sweep that belong together, and what they say to its claims."""
     declaration = read_declaration(folder, own.runs)
     try:
@@ -155,7 +190,7 @@ def _kind(name: str, folder: Path, own: Records, kind: str) -> Experiment:
     for names, remark in ((declaration.known, _KNOWN), (declaration.late, _LATE)):
         found = [replace(v, warnings=(remark, *v.warnings)) if v.claim in names else v for v in found]
     crossed = crossing(declaration.sweep, own.runs)
-    return Experiment(name, own, facts, folder, declaration, claims, found, crossed, problem, kind)
+    return Experiment(f"sweep {sweep}", own, facts, sweep, folder, declaration, claims, found, crossed, problem, kind)
 
 
 def _unreadable(lost: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ from run_folders import evaluations, make_run
 
 from bitnet.analysis import frames, grouping
 from bitnet.report import main
+from bitnet.verdicts.experiment import READ, experiments_by_table, experiments_in, records_of
 
 ROWS = evaluations([1, 5000, 6000, 10_000], [20, 2, 10, 13])
 DECAY = "python -m bitnet.train -m wd=paper,wd005"
@@ -22,8 +23,9 @@ def free(folder: Path, arm: str, command: str | None, seed: int = 0, **facts: ob
 
 def groups(*folders: Path) -> dict[str, list[str]]:
     """The arms of each group, by its name."""
-    found = frames.read_runs(folders).runs
-    return {name: sorted(found.loc[ids, "label"]) for name, ids in grouping.group_for_tables(found, folders).items()}
+    found = frames.read_runs(folders, READ)
+    by_table = experiments_by_table(experiments_in(found, folders), folders)
+    return {name: sorted(records_of(group, found).runs["label"]) for name, group in by_table.items()}
 
 
 def test_a_day_s_commands_are_experiments_of_their_own(tmp_path):

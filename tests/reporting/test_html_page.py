@@ -17,7 +17,7 @@ from run_folders import Row, declare, make_run
 from bitnet.analysis import frames
 from bitnet.report import main
 from bitnet.reporting import text_layout, wording
-from bitnet.verdicts.experiment import READ, judge_experiments
+from bitnet.verdicts.experiment import READ, experiments_in
 
 NASTY = "<img src=x onerror=alert(1)></script>"
 VOID = {"meta", "img", "br", "rect", "line", "path", "use", "link", "input", "hr"}
@@ -237,7 +237,7 @@ def test_claims_are_in_the_text_too_and_in_files(sweep, capsys):
 
 @pytest.mark.parametrize(("style", "sign"), [("md", r"\| decoupled +\| reproduced"), ("latex", r"decoupled +& reproduced")])
 def test_claims_as_markdown_and_latex(sweep, style, sign):
-    (found,) = judge_experiments(frames.read_runs([sweep], READ), [sweep])
+    (found,) = experiments_in(frames.read_runs([sweep], READ), [sweep])
     assert re.search(sign, text_layout.render(wording.claims_section(found), style, None))
 
 

@@ -50,7 +50,7 @@ def test_status_report_and_diagnose_say_the_same_of_a_run_that_cannot_be_read(tm
     assert (place, seen.status, seen.detail) == (str(folder), "unreadable", why)
     assert why.startswith(DAMAGE[how][1])
     assert diagnose.main([str(tmp_path)]) == 0
-    assert f"{folder}: can't be read as a run, left out ({why})" in capsys.readouterr().err
+    assert f"{folder}: can't be read as a run, skipped ({why})" in capsys.readouterr().err
 
 
 def test_a_link_that_leads_back_is_not_followed(tmp_path, capsys):

@@ -127,7 +127,7 @@ def test_what_is_kept_for_branches_stays_until_the_last_of_them_is_over(tmp_path
 def test_the_plan_says_which_runs_go_on_from_another(capsys):
     assert plan.main([*ARMS, "--no-measure", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
-    of_the_first = (10, "after step 10 of 1")
+    of_the_first = (10, "shares the first 10 steps of run 1")
     assert [(r["done"], r["state"].partition(", ")[2]) for r in runs] == [(0, ""), of_the_first, of_the_first]
 
 

@@ -14,7 +14,7 @@ from run_folders import Row, declare, make_run, metrics_text
 
 from bitnet.analysis import frames
 from bitnet.reporting import wording
-from bitnet.verdicts.experiment import READ, Experiment, arm_names, judge_experiments
+from bitnet.verdicts.experiment import READ, Experiment, arm_names, experiments_in
 
 STEPS = (100, 5000, 10_000)
 CLAIM: dict[str, Any] = {
@@ -41,7 +41,7 @@ def pair(folder: Path, *, seeds: int = 3, apart: float = 1.0, **record: Any) -> 
 
 
 def read(*folders: Path) -> list[Experiment]:
-    return judge_experiments(frames.read_runs(folders, READ), folders)
+    return experiments_in(frames.read_runs(folders, READ), folders)
 
 
 def crossed(folder: Path, seeds: int = 3) -> None:
