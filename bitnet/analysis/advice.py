@@ -15,6 +15,7 @@ import pandas as pd
 
 from bitnet.analysis.collapse import COLLAPSED, FLAT, FREQUENCY, REPETITION, SLACK_NATS
 from bitnet.config.base import value_at
+from bitnet.runs.statuses import DIVERGED
 
 _SHRUNK = 0.5  # decoupled decay that left more than half of a weight's size is no explanation of logits that vanish
 
@@ -53,7 +54,7 @@ class Hint:
 def hints(case: Case) -> list[Hint]:
     """What to look at and to try next, the likeliest first; none for a run that shows no collapse."""
     found: list[Hint] = []
-    if case.run["status"] == "diverged":
+    if case.run["status"] == DIVERGED:
         found += _diverged(case)
     kind = None if case.worst is None else case.worst["kind"]
     for rule in _RULES.get(kind, ()):

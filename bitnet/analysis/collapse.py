@@ -25,6 +25,7 @@ import pandas as pd
 
 from bitnet.config.base import value_at
 from bitnet.config.claims import RUN_FACTS
+from bitnet.runs.statuses import DIVERGED, DONE
 
 FLAT, FREQUENCY, REPETITION, NONE, WARM_UP = "flat logits", "frequency", "repetition", "none", "warm-up"
 
@@ -133,13 +134,13 @@ def run_facts(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     collapsed = is_collapsed(classify(runs, metrics))
     after = metrics[["run", "Step", "heldout_loss"]].assign(collapsed=collapsed)[~is_warming(runs, metrics)]
     if len(after):  # the evaluation at which a run diverged has no loss, which its status says
-        after = after[after["heldout_loss"].notna() | (after["run"].map(runs["status"]) != "diverged")]
+        after = after[after["heldout_loss"].notna() | (after["run"].map(runs["status"]) != DIVERGED)]
     courses = {run: _course(of) for run, of in after.groupby("run", sort=False)}
     facts = pd.DataFrame.from_dict(courses, orient="index", dtype="float64").reindex(runs.index)
     facts = facts.reindex(columns=list(RUN_FACTS))
     if len(runs):
         facts["depth"] -= runs["unigram_entropy"]
-        facts["diverged"] = runs["status"].map({"done": 0.0, "diverged": 1.0})
+        facts["diverged"] = runs["status"].map({DONE: 0.0, DIVERGED: 1.0})
     return facts.rename_axis("run")
 
 

@@ -87,7 +87,7 @@ def diagnose(path: Path) -> list[Diagnosis]:
     Raises:
         UserError: what is no run, a run that can't be read, or a checkpoint of a step that was not evaluated.
     """
-    folder, step = _place(path)
+    folder, step = _run_and_step(path)
     records = read_runs([folder])
     if not len(records.runs):
         lost = records.unreadable.iloc[0]
@@ -105,7 +105,7 @@ def diagnose(path: Path) -> list[Diagnosis]:
     return found
 
 
-def _place(path: Path) -> tuple[Path, int | None]:
+def _run_and_step(path: Path) -> tuple[Path, int | None]:
     """The folder to read and, for a checkpoint, its step."""
     if path.is_dir():
         return path, None

@@ -70,7 +70,7 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, say: Callable[[str]
     Raises:
         UserError: the source, the tokenizer or the cache folder can't be used.
     """
-    corpus, identity, folder = _place(data, tokenizer)
+    corpus, identity, folder = _locate(data, tokenizer)
     if (found := open_prepared(folder, say)) is not None:
         return found
     with _only_builder(folder, say):
@@ -88,10 +88,10 @@ def find(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | None:
     Raises:
         UserError: the source or the tokenizer can't be used.
     """
-    return open_prepared(_place(data, tokenizer)[2], lambda _: None)
+    return open_prepared(_locate(data, tokenizer)[2], lambda _: None)
 
 
-def _place(data: DataConfig, tokenizer: TokenizerConfig) -> tuple[Corpus | None, dict[str, Any], Path]:
+def _locate(data: DataConfig, tokenizer: TokenizerConfig) -> tuple[Corpus | None, dict[str, Any], Path]:
     """The corpus, what determines its tokens, and the folder that is named after that."""
     corpus = None if isinstance(data, SyntheticData) else open_corpus(data)
     identity = _identity(data, tokenizer, corpus)

@@ -36,7 +36,7 @@ class Course:
 
 # ------------------------------------------------------------------------------------------------------ what one sees
 @contextlib.contextmanager
-def shown(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
+def live_display(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
     """A function that shows the course: a live table on a terminal, a line for each start and end elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:

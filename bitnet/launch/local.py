@@ -10,7 +10,7 @@ from types import FrameType
 
 from bitnet.common.console import say
 from bitnet.common.stopping import SIGNALS
-from bitnet.launch.display import REDRAW_SECONDS, Course, shown
+from bitnet.launch.display import REDRAW_SECONDS, Course, live_display
 from bitnet.launch.fork_client import ForkServer, ForkServerDied, describe_exit, fork_server
 from bitnet.launch.resources import Capacity, capacity, leases_folder
 from bitnet.runs.record import RunLocked, RunRecord, lock_run, utc_now
@@ -26,7 +26,7 @@ def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu
     themselves; these and the runs that were not begun count as ended with code 1.
     """
     course = Course(list(folders), _trunks(folders))
-    with _stopped_by_signals(course), shown(course, folders) as redraw, fork_server() as forking:
+    with _stopped_by_signals(course), live_display(course, folders) as redraw, fork_server() as forking:
         try:
             where = capacity(len(folders), device, jobs, jobs_per_gpu, forking.gpus)
             while course.running or (course.waiting and not course.stopping):

@@ -69,7 +69,7 @@ def _records(top: Path) -> dict[Path, _Record | Unreadable]:
 
 def _judged(records: Mapping[Path, _Record | Unreadable], now: float, queue: slurm_queue.Queue | None) -> list[RunState]:
     found = [
-        RunState(folder, UNREADABLE, None, None, str(run)) if isinstance(run, Unreadable) else _standing(folder, run, now, queue)
+        RunState(folder, UNREADABLE, None, None, str(run)) if isinstance(run, Unreadable) else _state(folder, run, now, queue)
         for folder, run in records.items()
     ]
     return sorted(found, key=lambda s: (LISTED.index(s.status), s.folder))
@@ -87,20 +87,20 @@ def _job_name(run: _Record) -> str | None:
     return str(job) if str(job)[:1].isdigit() else None
 
 
-def _standing(folder: Path, run: _Record, now: float, queue: slurm_queue.Queue | None) -> RunState:
+def _state(folder: Path, run: _Record, now: float, queue: slurm_queue.Queue | None) -> RunState:
     status, name = run["status"], _job_name(run)
     job = None if queue is None or name is None else queue.jobs.get(name)
     step, detail = run.get("step"), run.get("reason") or ""
     if status == RUNNING:
         status, step, detail = _of_running(folder, run, now, job)
     elif status == FAILED:
-        detail = _told(detail, _last_line(folder))
+        detail = _join_details(detail, _last_line(folder))
     elif status == DONE and (final := run.get("final") or {}):
         detail = f"held-out loss {final.get('heldout_loss', float('nan')):.3f}" + (f"; {detail}" if detail else "")
     if status in (*OPEN, STALLED) and queue is not None and name is not None and queue.problem is None:
-        detail = _told(detail, f"job {name} is no longer in the queue" if job is None else str(job))
+        detail = _join_details(detail, f"job {name} is no longer in the queue" if job is None else str(job))
     asked = name is None or (queue is not None and queue.problem is None)
-    in_queue = (job is not None and not job.is_over) if asked else None
+    in_queue = (job is not None and not job.has_ended) if asked else None
     return RunState(folder, status, step, run.get("steps"), detail, run.get("command"), name, in_queue)
 
 
@@ -112,7 +112,7 @@ def _of_running(folder: Path, run: _Record, now: float, job: slurm_queue.Job | N
     if now - fresh > _STALLED_SECONDS:
         if job is not None and job.waits:  # preempted or requeued: it comes back by itself
             return QUEUED, step, ""
-        return STALLED, step, _told(f"no heartbeat for {now - fresh:,.0f} s", _last_line(folder))
+        return STALLED, step, _join_details(f"no heartbeat for {now - fresh:,.0f} s", _last_line(folder))
     if not beat:
         return RUNNING, step, ""
     loss, rate, left = (beat.get(key) for key in ("loss", "tokens_per_second", "left"))
@@ -122,7 +122,7 @@ def _of_running(folder: Path, run: _Record, now: float, job: slurm_queue.Job | N
     return RUNNING, step, ", ".join(known)
 
 
-def _told(first: str, second: str) -> str:
+def _join_details(first: str, second: str) -> str:
     """Both, or one where the other adds nothing."""
     return second if first in second else f"{first}; {second}" if second else first
 

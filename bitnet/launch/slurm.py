@@ -47,7 +47,7 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
     base.mkdir(parents=True, exist_ok=True)
     finished = {f: RunRecord(f).read().get("finished") for f in folders}
     with FileLock(base / ".lock"):  # two controllers at once would both find a run without a job
-        missing = [f for f, known in zip(folders, _standing(folders), strict=True) if known is None]
+        missing = [f for f, known in zip(folders, _active_jobs(folders), strict=True) if known is None]
         waiting = [f for f in missing if RunRecord(f).read().get("finished") == finished[f]]  # others ended meanwhile
         if len(folders) > len(missing):
             say(f"slurm: {counted(len(folders) - len(missing), 'run')} in the queue already")
@@ -183,7 +183,7 @@ def _ask(*command: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- waiting
-def _standing(folders: Sequence[Path]) -> list[slurm_queue.Job | None]:
+def _active_jobs(folders: Sequence[Path]) -> list[slurm_queue.Job | None]:
     """The job of each run that the queue has and that is not over.
 
     Raises:
@@ -197,7 +197,7 @@ def _standing(folders: Sequence[Path]) -> list[slurm_queue.Job | None]:
     if queue.problem is not None:
         raise UserError(f"launcher=slurm: {queue.problem}")
     jobs = [by_name.get(k.get("name")) if n is None else queue.jobs.get(n) for n, k in zip(names, known, strict=True)]
-    return [None if job is None or job.is_over else job for job in jobs]
+    return [None if job is None or job.has_ended else job for job in jobs]
 
 
 def _unnumbered_jobs(names: set[str]) -> dict[str, slurm_queue.Job]:
@@ -212,7 +212,7 @@ def _unnumbered_jobs(names: set[str]) -> dict[str, slurm_queue.Job]:
     queue = slurm_queue.query(ids.values())
     if queue.problem is not None:
         raise UserError(f"launcher=slurm: {queue.problem}")
-    jobs = sorted(queue.jobs.values(), key=lambda job: not job.is_over)  # the last of an array's counts
+    jobs = sorted(queue.jobs.values(), key=lambda job: not job.has_ended)  # the last of an array's counts
     return {name: job for name, number in ids.items() for job in jobs if job.name.partition("_")[0] == number}
 
 
@@ -221,7 +221,7 @@ def _wait(folders: Sequence[Path]) -> None:
     began, told = time.monotonic(), ""
     while True:
         try:
-            jobs = [job for job in _standing(folders) if job is not None]
+            jobs = [job for job in _active_jobs(folders) if job is not None]
             over = len(folders) - len(jobs)
             states = Counter(job.state.lower() for job in jobs)
             line = ", ".join(

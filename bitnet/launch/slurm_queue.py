@@ -35,7 +35,7 @@ class Job:
         return self.state in _WAITING
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether nothing more will come of it."""
         return self.state not in _WAITING | _AT_WORK
 

@@ -143,7 +143,7 @@ def settings(asked: Sequence[RunRequest]) -> list[dict[str, str]]:
     return rows
 
 
-def _standing(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
+def _stored_status(config: RunConfig, folder: Path) -> tuple[str, bool, int]:
     """How the run stands on disk, in words; whether it is over; the step of its newest checkpoint."""
     if config.overwrite or not any((folder / name).exists() for name in ("run.json", "metrics.csv")):
         return "new", False, 0
@@ -175,7 +175,7 @@ def _one(
     folder = asked.folder
     if folder is None and run_id is not None:
         folder = folder_of(config, readable_overrides(asked.overrides, seed=True), run_id)
-    state, finished, done = ("unknown", False, 0) if folder is None else _standing(config, folder)
+    state, finished, done = ("unknown", False, 0) if folder is None else _stored_status(config, folder)
     if config.overwrite and folder is not None and RunRecord(folder).read().get("status") in FINAL:
         flags.append(Notice("note", "overwrite=true: existing results will be discarded", (number,)))
     ends = config.steps if steps is None else steps

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bitnet.analysis import published
 from bitnet.reporting.svg import FAINT, Curve, Style, arm_style, draw_curves
+from bitnet.runs.statuses import DIVERGED
 from bitnet.verdicts.crossing import level_of
 from bitnet.verdicts.experiment import Experiment
 
@@ -112,7 +113,7 @@ def _curves(
     """
     flat = table.reset_index()
     courses = {arm: course[["Step", "mean", "min", "max"]].to_numpy().T for arm, course in flat.groupby("arm_id", sort=False)}
-    values = evaluated[evaluated["status"] == "diverged"].dropna(subset=[column])
+    values = evaluated[evaluated["status"] == DIVERGED].dropna(subset=[column])
     ends = values.groupby(["arm_id", "run"])[["Step", column]].last()
     points = theirs[["arm_id", "step", _PUBLISHED[column]]].dropna() if column in _PUBLISHED else theirs.iloc[:0, :3]
     found = {}

@@ -29,7 +29,7 @@ from bitnet.reporting.text_layout import Section
 from bitnet.reporting.text_tables import number
 from bitnet.runs.columns import HOW, TEXT_NUMBERS
 from bitnet.runs.reading import read_json_or_empty
-from bitnet.runs.statuses import DONE, NOT_OVER
+from bitnet.runs.statuses import DONE, UNFINISHED
 from bitnet.verdicts.crossing import MOMENTS, Effects
 from bitnet.verdicts.evidence import offset_of
 from bitnet.verdicts.experiment import Experiment, arm_names
@@ -182,7 +182,7 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
     values |= {"seeds": found.seeds, "lost": lost, "problem": found.problem}
     values |= {"sentence": "", "shares": "", "contrasts": "", "rows": []}
     if found.table is None or found.contrasts is None:
-        waits = found.lost and set(found.lost) <= set(NOT_OVER)
+        waits = found.lost and set(found.lost) <= set(UNFINISHED)
         return values | {"problem": f"Not available yet: {lost}." if waits else f"{found.problem}."}
     per_seed = [
         DotRow(c.effect, list(c.per_seed.values()), c.mean, None if np.isnan(c.low) else (c.low, c.high))

@@ -27,7 +27,7 @@ from bitnet.config.claims import (
 )
 from bitnet.reporting.text_layout import Section
 from bitnet.runs.columns import OTHER_COLUMNS
-from bitnet.runs.statuses import DIVERGED, DONE, FAILED, NOT_OVER
+from bitnet.runs.statuses import DIVERGED, DONE, FAILED, UNFINISHED
 from bitnet.verdicts.crossing import MOMENTS, Effects
 from bitnet.verdicts.experiment import Experiment
 from bitnet.verdicts.verdict import NOT_YET, Verdict
@@ -277,7 +277,7 @@ def inert_text(effects: Effects) -> str:
 
 def _runs(experiments: Sequence[Experiment]) -> str:
     statuses = Counter(status for e in experiments for status in e.records.runs["status"])
-    total, left = sum(statuses.values()), sum(statuses[s] for s in NOT_OVER)
+    total, left = sum(statuses.values()), sum(statuses[s] for s in UNFINISHED)
     parts = [f"{statuses[DONE]:,} finished", *(f"{statuses[s]:,} {s}" for s in (DIVERGED, FAILED) if statuses[s])]
     lost = {folder for e in experiments for folder in e.records.unreadable["folder"]}
     unread = f" {counted(len(lost), 'more folder')} can't be read as {'a run' if len(lost) == 1 else 'runs'}." if lost else ""

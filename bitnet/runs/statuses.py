@@ -19,7 +19,7 @@ FINAL = (DONE, DIVERGED)  # with a result: not run again unless asked
 
 OPEN = (QUEUED, RUNNING)  # stored of runs that have not ended
 
-NOT_OVER = (RUNNING, QUEUED, MISSING)
+UNFINISHED = (RUNNING, QUEUED, MISSING)
 
 LISTED = (RUNNING, STALLED, FAILED, DIVERGED, QUEUED, MISSING, DONE, UNREADABLE)  # the order in lists: what needs a look first
 

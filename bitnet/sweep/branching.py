@@ -8,7 +8,7 @@ from bitnet.config.run import RunConfig
 from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import FAILED, FINAL
 from bitnet.runs.trunk import kept_checkpoint
-from bitnet.sweep.freeze import Queued, Resolved
+from bitnet.sweep.freeze import QueuedRun, ResolvedRun
 from bitnet.training.branches import Branch, Candidate, plan_branches
 
 
@@ -34,11 +34,11 @@ def record_branches(found: Sequence[Branch | None], records: Sequence[RunRecord]
             record.update(**facts)
 
 
-def share_beginnings(resolved: list[Resolved], queued: list[Queued]) -> None:
+def share_first_steps(resolved: list[ResolvedRun], queued: list[QueuedRun]) -> None:
     """Let runs that begin alike train their common steps once."""
     records = [RunRecord(q.folder) for q in queued]
     candidates = [
-        candidate(r.config, r.prepared.sha256, r.last_step, record, ended=is_left_alone(q, r.config), saved=record.saved_step)
+        candidate(r.config, r.prepared.sha256, r.last_step, record, ended=is_skipped(q, r.config), saved=record.saved_step)
         for r, q, record in zip(resolved, queued, records, strict=True)
     ]
     record_branches(plan_branches(candidates), records)
@@ -60,6 +60,6 @@ def candidate(
     return Candidate(config, data_sha256, last_step, can_be_trunk)
 
 
-def is_left_alone(run: Queued, config: RunConfig) -> bool:
+def is_skipped(run: QueuedRun, config: RunConfig) -> bool:
     """Whether a launch leaves the run as it is: it is over, or failed and is not to be repeated."""
     return run.finished or (config.launcher.retry == 0 and RunRecord(run.folder).read().get("status") == FAILED)

@@ -25,10 +25,10 @@ from bitnet.runs import trunk
 from bitnet.runs.provenance import provenance
 from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss
 from bitnet.runs.statuses import DONE, FINAL, MISSING, count_statuses
-from bitnet.sweep.branching import is_left_alone, share_beginnings
+from bitnet.sweep.branching import is_skipped, share_first_steps
 from bitnet.sweep.check_claims import check_claims
 from bitnet.sweep.expand import Arm, ComposedArm, expand
-from bitnet.sweep.freeze import Queued, Resolved, freeze, resolve
+from bitnet.sweep.freeze import QueuedRun, ResolvedRun, freeze, resolve
 
 
 def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, arguments: list[str]) -> Any:
@@ -44,7 +44,7 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:
         _declare(queued, config.sweep, config.scale_name)
-    todo = [q for q in queued if not is_left_alone(q, config)]
+    todo = [q for q in queued if not is_skipped(q, config)]
     say(f"{counted(len(queued), 'run')}, {len(queued) - len(todo)} of them finished before, in {queued[0].folder.parent}")
     try:
         returned = launcher.launch([[f"resume={quote(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
@@ -63,18 +63,18 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     return returned
 
 
-def _declare(queued: list[Queued], sweep: SweepConfig, scale: str | None) -> None:
+def _declare(queued: list[QueuedRun], sweep: SweepConfig, scale: str | None) -> None:
     """Write down what the sweep claims, with the seeds and the scale that it is really run with."""
     seeds = sorted({int(RunRecord(q.folder).read()["seed"]) for q in queued})
     said = sweep.model_dump(mode="json") | {"seeds": seeds}
     declare_sweep(queued[0].folder.parent, {"sweep": said, "scale": scale})
 
 
-def _is_final(run: Queued | Resolved) -> bool:
+def _is_final(run: QueuedRun | ResolvedRun) -> bool:
     return RunRecord(run.folder).read().get("status") in FINAL
 
 
-def _freeze_all(composed: Sequence[ComposedArm], on_cluster: bool) -> list[Queued]:
+def _freeze_all(composed: Sequence[ComposedArm], on_cluster: bool) -> list[QueuedRun]:
     """Validate all arms, then freeze them; two that resolve to the same run are an error."""
     arms, configs = [c.arm for c in composed], [c.config for c in composed]
     overrides = [readable_overrides(a.overrides, seed=True) for a in arms]
@@ -85,11 +85,11 @@ def _freeze_all(composed: Sequence[ComposedArm], on_cluster: bool) -> list[Queue
     if configs[0].launcher.kind == "slurm" and any(not _is_final(r) for r in resolved):
         slurm.check_answers()
     queued = [_freeze(run, c.arm, c.choices) for run, c in zip(resolved, composed, strict=True)]
-    share_beginnings(resolved, queued)
+    share_first_steps(resolved, queued)
     return queued
 
 
-def _told(arm: Arm) -> str:
+def _describe_arm(arm: Arm) -> str:
     """An arm by its name, if it has one, and its overrides."""
     own = f"[{' '.join(readable_overrides(arm.overrides, seed=True)) or 'defaults'}]"
     return own if arm.name is None else f"'{arm.name}' {own}"
@@ -99,17 +99,17 @@ def _check_different(ids: Sequence[str], arms: Sequence[Arm]) -> None:
     seen: dict[str, Arm] = {}
     for run_id, arm in zip(ids, arms, strict=True):
         if run_id in seen:
-            first, second = _told(seen[run_id]), _told(arm)
+            first, second = _describe_arm(seen[run_id]), _describe_arm(arm)
             raise UserError(f"two arms of the sweep resolve to the same run: {first} and {second}")
         seen[run_id] = arm
 
 
-def _freeze(run: Resolved, arm: Arm, options: dict[str, str]) -> Queued:
+def _freeze(run: ResolvedRun, arm: Arm, options: dict[str, str]) -> QueuedRun:
     label = ",".join(readable_overrides(arm.overrides, seed=False)) or "defaults"
     return freeze(run, label=label, arm=arm.name, written=arm.written_values, choices=options, provenance=provenance())
 
 
-def freeze_one(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> Queued:
+def freeze_single(config: RunConfig, overrides: Sequence[str], options: dict[str, str], *, here: bool = True) -> QueuedRun:
     """Validate and freeze the one run that `config` describes; `options` has what each group chose.
 
     Args:
@@ -170,10 +170,10 @@ def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> P
     if "resume" in given:
         return Path(str(given["resume"]))
     values, options = composer.arm(overrides)
-    return freeze_one(load_config(values), overrides, options, here=here).folder
+    return freeze_single(load_config(values), overrides, options, here=here).folder
 
 
-def _summary(queued: list[Queued]) -> None:
+def _summary(queued: list[QueuedRun]) -> None:
     """Counts by status from disk, each run that did not end well, and what to type next."""
     records = [(q.folder, RunRecord(q.folder).read()) for q in queued]
     found = [record.get("status", MISSING) for _, record in records]

@@ -22,7 +22,7 @@ from bitnet.runs.statuses import FINAL
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedRun:
     """A run that can be carried out: its configuration, its data, its identity and the folder that is named after it."""
 
     config: RunConfig
@@ -36,7 +36,7 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Queued:
+class QueuedRun:
     """A run that is ready to be executed, or that is finished already."""
 
     folder: Path
@@ -49,7 +49,7 @@ def folder_of(config: RunConfig, overrides: list[str], run_id: str) -> Path:
     return run_folder(Path(config.out), config.sweep_name, f"{folder_label(overrides)}-{run_id}", former)
 
 
-def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> Resolved:
+def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> ResolvedRun:
     """Validate a run against the machine and its data, and find out what it is called.
 
     Raises:
@@ -67,7 +67,7 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
     run_id = digest(what)
     folder = folder_of(config, overrides, run_id)
     check_inside(folder, Path(config.out))
-    return Resolved(config, prepared, what, run_id, config.sweep_name, overrides, folder, batches.end(config.steps))
+    return ResolvedRun(config, prepared, what, run_id, config.sweep_name, overrides, folder, batches.end(config.steps))
 
 
 @functools.cache
@@ -85,14 +85,14 @@ def _warn_of_the_end(config: RunConfig, last_step: int | None) -> None:
 
 
 def freeze(
-    run: Resolved,
+    run: ResolvedRun,
     *,
     label: str,
     arm: str | None,
     choices: dict[str, str],
     provenance: dict[str, Any],
     written: dict[str, str] | None = None,
-) -> Queued:
+) -> QueuedRun:
     """Write the run's folder, or find it there. What may change between sessions (device, threads, saving) is brought up
     to date in a run that is not finished; one that another process works on is left as it is.
 
@@ -112,17 +112,17 @@ def freeze(
                 if any(known.get(k) != v for k, v in names.items()):  # as the sweep's file has it now
                     record.update(**names)
                 if known.get("status") in FINAL:
-                    return Queued(run.folder, True)
+                    return QueuedRun(run.folder, True)
                 record.write_config(run.config.model_dump(mode="json"))
             else:
                 facts = _facts(run, label, arm, choices) | {"written": written or {}} | provenance
                 record.create(run.config.model_dump(mode="json"), facts)
             if run.group is not None and not run.config.overwrite:
-                return Queued(run.folder, _take_over(record, Path(run.config.out), run.run_id))
+                return QueuedRun(run.folder, _take_over(record, Path(run.config.out), run.run_id))
     except RunLocked:
         if run.config.overwrite:
             raise
-    return Queued(run.folder, False)
+    return QueuedRun(run.folder, False)
 
 
 def _take_over(record: RunRecord, out: Path, run_id: str) -> bool:
@@ -136,7 +136,7 @@ def _take_over(record: RunRecord, out: Path, run_id: str) -> bool:
     return False
 
 
-def _facts(run: Resolved, label: str, arm: str | None, choices: dict[str, str]) -> dict[str, Any]:
+def _facts(run: ResolvedRun, label: str, arm: str | None, choices: dict[str, str]) -> dict[str, Any]:
     return {
         "id": run.run_id,
         "arm_id": digest(run.identity, without_seed=True),

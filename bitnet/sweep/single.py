@@ -45,7 +45,7 @@ def _run(cfg: DictConfig) -> float | None:
         folder = Path(cfg.resume).expanduser().resolve()
         _amend(cfg, folder, overrides)
         return _execute(folder)
-    return _execute(controller.freeze_one(compose.run_config(cfg), overrides, group_choices(HydraConfig.get())).folder)
+    return _execute(controller.freeze_single(compose.run_config(cfg), overrides, group_choices(HydraConfig.get())).folder)
 
 
 def _execute(folder: Path) -> float | None:

@@ -22,7 +22,7 @@ from bitnet.data.run_data import data_facts, prepare_data
 from bitnet.model.transformer import parameter_counts
 from bitnet.runs.provenance import provenance
 from bitnet.runs.record import RunRecord, last_heldout_loss, lock_run, utc_now
-from bitnet.runs.statuses import FINAL
+from bitnet.runs.statuses import DONE, FAILED, FINAL, QUEUED, RUNNING
 from bitnet.runs.trunk import keep_for_branches, trunk_threads
 from bitnet.training import branches, checkpoint
 from bitnet.training.build import build
@@ -76,14 +76,14 @@ def _attempt(
             if not _train(record, config, config.device if device is None else device, threads, requests):
                 return
     except UserError as error:
-        record.update(status="failed", reason=str(error), finished=utc_now())
+        record.update(status=FAILED, reason=str(error), finished=utc_now())
         raise
     except Exception as error:
         _note_failure(record, error)
         raise
     except KeyboardInterrupt:
         step = record.read().get("step", 0)
-        record.update(status="queued", reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
+        record.update(status=QUEUED, reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
         raise
     raise KeyboardInterrupt
 
@@ -91,7 +91,7 @@ def _attempt(
 def _note_failure(record: RunRecord, error: Exception) -> None:
     """Record why a run failed; where the disk does not even take that, say so."""
     try:
-        record.update(status="failed", reason=one_line(error), finished=utc_now())
+        record.update(status=FAILED, reason=one_line(error), finished=utc_now())
         if not is_disk_error(error):
             (record.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
     except OSError as second:
@@ -141,7 +141,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     session = {"began": utc_now(), "after_step": start, "device": describe(device), "threads": threads, "host": platform.node()}
     (record.folder / "error.txt").unlink(missing_ok=True)
     record.update(
-        status="running",
+        status=RUNNING,
         reason=None,
         started=known.get("started") or session["began"],
         finished=None,
@@ -173,7 +173,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
             progress=progress,
         )
         _finish(record, config, outcome, timing)
-    return outcome.status == "queued"
+    return outcome.status == QUEUED
 
 
 def _saved(
@@ -210,15 +210,15 @@ def _slurm_job() -> dict[str, dict[str, str | None]]:
 def _finish(record: RunRecord, config: RunConfig, outcome: Outcome, timing: Timing) -> None:
     """Write how the run ended."""
     reason = outcome.reason
-    if outcome.status == "queued":
+    if outcome.status == QUEUED:
         reason = f"stopped by {outcome.reason} at step {outcome.step}; {_GO_ON}"
-    elif outcome.status == "done" and outcome.step < config.steps:
+    elif outcome.status == DONE and outcome.step < config.steps:
         reason = f"the single pass over the data ended at step {outcome.step} of {config.steps}"
     record.update(
         status=outcome.status,
         reason=reason,
         step=outcome.step,
-        finished=None if outcome.status == "queued" else utc_now(),
+        finished=None if outcome.status == QUEUED else utc_now(),
         final=_last_row(record),
         timing=timing.until(outcome.step),
     )

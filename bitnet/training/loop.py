@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from bitnet.evaluation.probe import Probe, Row
 from bitnet.model.transformer import BitNet
 from bitnet.runs.metrics_file import MetricsFile
 from bitnet.runs.record import RunRecord
+from bitnet.runs.statuses import DIVERGED, DONE, QUEUED
 from bitnet.training import checkpoint, losses, optim
 from bitnet.training.progress import Progress, Timing
 from bitnet.training.schedules import Schedule
@@ -174,7 +174,7 @@ class LossWatch:
 class Outcome:
     """How a run ended: at which step, and why."""
 
-    status: Literal["done", "diverged", "queued"]
+    status: str  # DONE, DIVERGED or QUEUED
     step: int
     reason: str | None
 
@@ -213,7 +213,7 @@ def train(
         if bad is None and (evaluate or save):
             bad = watch.certain()
         if bad is not None:
-            return Outcome("diverged", bad, f"the loss is not finite at step {bad}")
+            return Outcome(DIVERGED, bad, f"the loss is not finite at step {bad}")
 
         if evaluate:
             with timing.evaluation():
@@ -221,7 +221,7 @@ def train(
             if not math.isfinite(row["heldout_loss"]):
                 known = {c: v for c, v in row.items() if c in BEFORE_UPDATE and v is not None and math.isfinite(v)}
                 metrics.append(known)
-                return Outcome("diverged", step, f"the held-out loss is not finite after the update of step {step}")
+                return Outcome(DIVERGED, step, f"the held-out loss is not finite after the update of step {step}")
             metrics.append(row)
             record.write_samples(step, trainer.texts())
             progress.evaluated(step, row)
@@ -232,6 +232,6 @@ def train(
         if evaluate or save:
             record.update(step=step, timing=timing.until(step))
         if reason is not None and step < last:
-            return Outcome("queued", step, reason)
+            return Outcome(QUEUED, step, reason)
         progress.step(step, watch.loss)
-    return Outcome("done", last, None)
+    return Outcome(DONE, last, None)

@@ -14,7 +14,7 @@ from bitnet.analysis.factors import anova, contrasts, inert
 from bitnet.analysis.frames import Records
 from bitnet.common.errors import UserError
 from bitnet.config.claims import ENOUGH_SEEDS, setting
-from bitnet.runs.statuses import NOT_OVER
+from bitnet.runs.statuses import UNFINISHED
 from bitnet.verdicts.evaluations import Evaluations
 
 RESPONSE = "heldout_loss"
@@ -81,7 +81,7 @@ def effects_at(records: Records, factors: Mapping[str, list[str]], moment: str) 
     table = pd.DataFrame({f: level_of(runs, f) for f in factors}, runs.index)
     table = table.assign(seed=runs["seed"], **{RESPONSE: pd.Series(values, runs.index, dtype="float64")})
     lost = runs["status"][table[RESPONSE].isna()].value_counts().to_dict()
-    if over := ", ".join(f"{n} {status}" for status, n in lost.items() if status not in NOT_OVER):
+    if over := ", ".join(f"{n} {status}" for status, n in lost.items() if status not in UNFINISHED):
         why = f"Some runs ended without this number ({over}); analysing only the others would bias the shares"
         return Effects(moment, lost=lost, problem=why)
     per_seed = table.groupby("seed")[RESPONSE]

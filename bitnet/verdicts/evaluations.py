@@ -11,6 +11,7 @@ import pandas as pd
 from bitnet.common.errors import UserError
 from bitnet.config.base import boundary_step, value_at
 from bitnet.config.claims import DERIVED, RUN_FACTS
+from bitnet.runs.statuses import DIVERGED, DONE
 
 _LOSSES = ("Loss", "heldout_loss")  # no two runs of different seeds have the same ones throughout
 
@@ -44,7 +45,7 @@ class Evaluations:
             UserError: the metric is in neither frame.
         """
         if metric == "diverged":
-            return {"done": 0.0, "diverged": 1.0}.get(run["status"])
+            return {DONE: 0.0, DIVERGED: 1.0}.get(run["status"])
         if metric in RUN_FACTS:
             if self.facts is None or metric not in self.facts:
                 raise UserError(f"metric={metric}: numbers of whole runs were not computed here")
@@ -72,7 +73,7 @@ class Evaluations:
     def _is_whole(self, run: pd.Series) -> bool:
         """Whether a run is done and its evaluations reach its end: a torn file ends before its run did."""
         steps = self._column(run, "Step")
-        return run["status"] == "done" and len(steps) > 0 and bool(steps[-1] == run["step"])
+        return run["status"] == DONE and len(steps) > 0 and bool(steps[-1] == run["step"])
 
 
 def _position(run: pd.Series, steps: np.ndarray, at: str | int | float) -> int | None:

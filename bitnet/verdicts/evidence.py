@@ -13,7 +13,7 @@ from bitnet.analysis.stats import Estimate, no_spread, one_sample, two_sample
 from bitnet.common.errors import UserError
 from bitnet.common.text import format_list
 from bitnet.config.claims import RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction
-from bitnet.runs.statuses import NOT_OVER
+from bitnet.runs.statuses import UNFINISHED
 from bitnet.verdicts.evaluations import Evaluations
 from bitnet.verdicts.resolution import COUNTS, metric_resolution
 from bitnet.verdicts.selection import check_alike, select
@@ -59,7 +59,7 @@ def _side(name: str, sign: int, runs: pd.DataFrame, claim: Seedwise, found: Eval
         if operands is not None and value is not None:
             steps.append(_step(claim, run, operands))
             courses.setdefault(seed, []).append(found.course(run))
-        elif run["status"] not in NOT_OVER:
+        elif run["status"] not in UNFINISHED:
             silent.append(f"seed {seed} of {name} ({run['status']})")
     whole = {seed: list(of.values()) for seed, of in sorted(by_seed.items()) if len(of) == arms}
     values = {seed: sum(of) / arms for seed, of in whole.items() if None not in of}

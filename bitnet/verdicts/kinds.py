@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet.config.identity import affects_result
+from bitnet.runs.statuses import DONE
 from bitnet.verdicts.crossing import level_of
 from bitnet.verdicts.selection import ALIKE, varies
 
@@ -53,7 +54,7 @@ def _typed(runs: pd.DataFrame, own: Sequence[str]) -> pd.DataFrame:
 def _weight(runs: pd.DataFrame) -> tuple[int, float, int, int, float, str]:
     """What orders kinds: how many arms have a run that is done; about how much the largest run of this scale computes; how few
     overrides were typed beside the sweep's file; how many runs are done; the largest of these; when the last began."""
-    done = runs["arm_id"][runs["status"] == "done"]
+    done = runs["arm_id"][runs["status"] == DONE]
     began = runs["started"].fillna("").astype(str).max()
     return done.nunique(), runs["scale_size"].max(), -runs["beside"].min(), len(done), runs["size"].max(), began
 

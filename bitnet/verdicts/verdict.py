@@ -39,7 +39,7 @@ from bitnet.common.errors import UserError, suggestion
 from bitnet.common.text import counted
 from bitnet.config.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, explains_itself, seeds_allow
 from bitnet.config.messages import error_sentence
-from bitnet.runs.statuses import NOT_OVER
+from bitnet.runs.statuses import DIVERGED, DONE, FAILED, UNFINISHED
 from bitnet.verdicts.decision import Word, decide, detectable, interval_text, number_text, own_value
 from bitnet.verdicts.evaluations import DERIVED_FROM, Evaluations
 from bitnet.verdicts.evidence import SeedNumbers, Seedwise, Side, correlation_points, offset_of, seed_numbers, sides
@@ -212,13 +212,13 @@ def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, 
 
 def _with_counts(blank: Verdict, of: Sequence[Side]) -> Verdict:
     """Runs by side and how many were lost; of an interaction's four sides, Fisher's test joins those of a sign."""
-    counts = {what: {side.name: side.count(what) for side in of} for what in ("diverged", "failed")}
+    counts = {what: {side.name: side.count(what) for side in of} for what in (DIVERGED, FAILED)}
     fisher_p = None
     if len(of) > 1:
         cells = []
         for names in (("arm", "other_arm"), ("against", "other_against")):
             joined = [side for side in of if side.name in names]
-            cells += [sum(s.count("diverged", "failed") for s in joined), sum(s.count("done") for s in joined)]
+            cells += [sum(s.count(DIVERGED, FAILED) for s in joined), sum(s.count(DONE) for s in joined)]
         fisher_p = stats.fisher(*cells)
     return replace(blank, runs={side.name: len(side.runs) for side in of}, fisher_p=fisher_p, **counts)
 
@@ -227,7 +227,7 @@ def _lost(of: Sequence[Side], fisher_p: float | None) -> list[str]:
     """What diverged or failed on each side, and whether that differs between them."""
     texts = []
     for side in of:
-        found = [f"{n} {what}" for what in ("diverged", "failed") if (n := side.count(what))]
+        found = [f"{n} {what}" for what in (DIVERGED, FAILED) if (n := side.count(what))]
         if found:
             texts.append(f"{side.name}: of {counted(len(side.runs), 'run')}, {' and '.join(found)}")
     if texts and fisher_p is not None:
@@ -237,7 +237,7 @@ def _lost(of: Sequence[Side], fisher_p: float | None) -> list[str]:
 
 def _left_open(runs: pd.DataFrame, silent: Sequence[str]) -> str | None:
     """Why a claim stays open: unfinished runs, or `silent` ones, which ended without a number; None where there are neither."""
-    if waiting := int(runs["status"].isin(NOT_OVER).sum()):
+    if waiting := int(runs["status"].isin(UNFINISHED).sum()):
         return f"{NOT_YET} decided: {len(runs) - waiting} of {counted(len(runs), 'run')} ended"
     if silent:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
@@ -265,8 +265,8 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
     found = stats.spearman(rows[claim.metric].to_numpy(), rows[claim.other].to_numpy(), rows["seed"].to_numpy())
     plain, interval = found.interval(), found.interval(1 - stats.ALPHA / claims)
     low, high = plain if plain is not None and found.clusters > 2 else (None, None)
-    counts = {what: {"arm": int((runs["status"] == what).sum())} for what in ("diverged", "failed")}
-    lost = counts["diverged"]["arm"]
+    counts = {what: {"arm": int((runs["status"] == what).sum())} for what in (DIVERGED, FAILED)}
+    lost = counts[DIVERGED]["arm"]
     verdict = replace(
         blank,
         n=found.clusters,
@@ -297,7 +297,7 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
 
 def _silent(runs: pd.DataFrame) -> list[str]:
     """Runs that failed or have no evaluation to rank, in words."""
-    silent = runs[(runs["status"] == "failed") | (runs["points"] == 0)]
+    silent = runs[(runs["status"] == FAILED) | (runs["points"] == 0)]
     return [f"seed {int(run['seed'])} ({run['status']})" for _, run in silent.iterrows()]
 
 

@@ -134,7 +134,7 @@ def test_a_torn_declaration_is_said_and_written_anew(tmp_path, text):
 # -------------------------------------------------------------------------------------------------------------- statuses
 def test_every_status_has_its_place_in_lists():
     assert set(statuses.LISTED) == {*statuses.STORED, statuses.MISSING, statuses.STALLED, statuses.UNREADABLE}
-    assert set(statuses.FINAL).isdisjoint(statuses.NOT_OVER)
+    assert set(statuses.FINAL).isdisjoint(statuses.UNFINISHED)
 
 
 @pytest.mark.parametrize(
