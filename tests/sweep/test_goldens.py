@@ -35,6 +35,11 @@ def hashed(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
+def measured(claim: dict[str, Any]) -> dict[str, Any]:
+    """A claim without the words that it is told in, which may become better ones."""
+    return {key: value for key, value in claim.items() if key != "says" and not (key == "published" and isinstance(value, str))}
+
+
 @pytest.mark.parametrize("command", IDS)
 def test_runs_keep_their_ids(command):
     ids = [digest(identity(config, DATA)) for config in asked(command)]
@@ -44,7 +49,8 @@ def test_runs_keep_their_ids(command):
 @pytest.mark.parametrize("sweep", CLAIMS)
 def test_sweeps_keep_their_claims(sweep):
     config = asked(f"sweeps={sweep}")[0]
-    assert hashed(config.model_dump(mode="json")["sweep"]["claims"]) == CLAIMS[sweep]
+    claims = config.model_dump(mode="json")["sweep"]["claims"]
+    assert hashed({name: measured(claim) for name, claim in claims.items()}) == CLAIMS[sweep]
 
 
 def test_every_sweep_has_its_golden():
