@@ -6,6 +6,7 @@ A file that changes on purpose changes here, in the same commit.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -25,6 +26,7 @@ CLAIMS: dict[str, str] = json.loads((GOLDENS / "claims.json").read_text(encoding
 DATA = "0" * 64  # stands for the hash of any data
 
 
+@functools.cache
 def asked(command: str) -> list[RunConfig]:
     register_plugins()
     words = command.split()
