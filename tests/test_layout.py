@@ -78,7 +78,7 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     },
     "training/test_branches.py": {"what branches need of other packages": ["runs/trunk", "sweep/branching"]},
     "verdicts/test_experiment.py": {"what experiments are read from": [
-            "verdicts/crossing", "verdicts/declaration", "verdicts/kinds", "verdicts/selection",
+            "verdicts/circumstances", "verdicts/crossing", "verdicts/declaration", "verdicts/kinds", "verdicts/selection",
         ]},
     "verdicts/test_verdict.py": {
         "a verdict's steps, told apart in its reasons": [

@@ -24,9 +24,10 @@ from bitnet.config.base import boundary_step, value_at
 from bitnet.config.sweep import current_name
 from bitnet.runs.columns import COLUMNS, PARTS
 from bitnet.runs.folders import find_runs
+from bitnet.runs.metrics_file import describe_steps, evaluation_steps
 from bitnet.runs.reading import Unreadable, read_yaml_mapping
 from bitnet.runs.record import read_record
-from bitnet.runs.statuses import MISSING, QUEUED, STORED
+from bitnet.runs.statuses import DIVERGED, DONE, MISSING, QUEUED, STORED
 
 POSITIONS = {"random_contexts": "contexts_positions", "first_batch": "first_batch_positions"}
 
@@ -37,7 +38,9 @@ class Records:
 
     runs: one row a run, indexed by run id; see `_row` for the columns. `status` is one of `statuses.STORED` or `missing`
         (queued, and training never began). `ceiling` is the largest value that UniquePredictions can take.
-    metrics: the columns that were asked for as float64 plus `run` (the id), ordered by run and Step; non-finite is NaN.
+    metrics: the columns that were asked for as float64 plus `run` (the id), ordered by run and Step; non-finite is NaN. An
+        evaluation that a run made and its file lacks is a row of NaN, so that no other step's numbers are taken for it; its
+        step is in the run's `holes`.
     unreadable: `folder` and `reason` of every folder that looks like a run and can't be read as one.
     """
 
@@ -114,6 +117,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "command": str(record.get("command") or ""),
         "config": config,
         "data": _data_name(record, config),
+        "made_with": _made_with(record, config),
     }
     for key in ("train_tokens", "vocab_size", "ln_vocab", "unigram_entropy"):
         row[key] = _number(record, "run.json", f"data.{key}", default=math.nan)
@@ -122,6 +126,19 @@ def _row(folder: Path) -> dict[str, Any]:
     for part in ("total", *PARTS):
         row[f"parameters_{part}"] = _number(record, "run.json", f"parameters.{part}", default=math.nan)
     return row | _shape(config)
+
+
+def _made_with(record: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Versions of torch, kinds of device, precision and numbers of threads that a run was made with, in the order of its life."""
+    sessions = record.get("sessions")
+    times = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
+    found = {
+        "torch": [value_at(time, "versions.torch") for time in times],
+        "device": [str(time.get("device") or "").partition(":")[0] or None for time in times],
+        "threads": [time.get("threads") for time in times],
+        "precision": [value_at(config, "precision")],
+    }
+    return {what: tuple(dict.fromkeys(str(v) for v in values if v is not None)) for what, values in found.items()}
 
 
 def _boundary(config: dict[str, Any], steps: float) -> float:
@@ -192,9 +209,13 @@ def _merge_same_runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------------- metrics
 def _read_metrics(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The evaluations of all runs; what was wrong with a file goes into `runs["note"]`."""
-    frames, positions, notes = [], [], []
-    for position, folder in enumerate(runs.get("folder", ())):
-        frame, note = read_metrics(Path(folder) / "metrics.csv", columns)
+    frames, positions, notes, holes = [], [], [], []
+    for position, (_, run) in enumerate(runs.iterrows()):
+        frame, note = read_metrics(Path(run["folder"]) / "metrics.csv", columns)
+        holes.append(_missing_evaluations(run, frame["Step"]))
+        if holes[-1]:
+            frame = pd.concat([frame, pd.DataFrame({"Step": map(float, holes[-1])})]).sort_values("Step", ignore_index=True)
+            note = "; ".join([*([note] if note else []), f"lacks the {describe_steps(holes[-1])}"])
         notes.append(note)
         if len(frame):
             frames.append(frame)
@@ -205,8 +226,20 @@ def _read_metrics(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         metrics = pd.concat(frames, ignore_index=True).replace([math.inf, -math.inf], math.nan)
         metrics["run"] = np.repeat(runs.index.to_numpy(dtype="object")[positions], [len(frame) for frame in frames])
     if len(runs):
-        runs["note"] = notes
+        runs["note"], runs["holes"] = notes, holes
     return metrics
+
+
+def _missing_evaluations(run: pd.Series, steps: pd.Series) -> tuple[int, ...]:
+    """Steps that a run is known to have evaluated at, of which its file has no row; none where the file can't be used at all."""
+    interval = value_at(run["config"], "eval_every")
+    if not len(steps) or isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+        return ()
+    reached = int(max(steps.iloc[-1], run["step"] if run["step"] == run["step"] else 0))
+    # at the step at which the loss was not finite there is a row only where it was the held-out one's
+    until = reached - 1 if run["status"] == DIVERGED else reached
+    expected = evaluation_steps(until, interval, reached if run["status"] == DONE else None)
+    return tuple(sorted(set(expected).difference(steps.astype("int64"))))
 
 
 def _nothing(columns: list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from bitnet.config.sweep import current_name
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
 SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
 
-SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep", "checkpoint.branch"}
+SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep", "checkpoint.branch", "checkpoint.on_mismatch"}
 
 
 # Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.

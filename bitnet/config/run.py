@@ -216,12 +216,14 @@ class CheckpointConfig(ConfigModel):
     """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`.
 
     `branch`: whether a run of a sweep goes on from another one that trains the same until their schedules part; that one keeps
-    its checkpoint of that step until the sweep is over.
+    its checkpoint of that step until the sweep is over. `on_mismatch`: whether a run that was begun with another version of
+    torch, numpy or this package, on another kind of device, or with other threads goes on, which is noted, or is refused.
     """
 
     every: Count = 1000
     keep: Count = 2
     branch: bool = True
+    on_mismatch: Literal["continue", "refuse"] = "continue"
 
 
 class RunConfig(ConfigModel):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -158,6 +159,7 @@ def _build(
             vocab_size, tallies = _write_text(building, data.encode, tokenizer, corpus)
         config = {"data": data.model_dump(mode="json"), "tokenizer": tokenizer.model_dump(mode="json")}
         manifest = config | {"identity": identity} | _contents(building, vocab_size, tallies)
+        manifest["manifest_sha256"] = _manifest_hash(manifest)
         _write_durably(building / "manifest.json", json.dumps(manifest, indent=2).encode())
         if folder.exists():
             shutil.rmtree(folder)
@@ -201,17 +203,43 @@ def _data_hash(vocab_size: int, files: dict[str, Any]) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
+def _manifest_hash(manifest: dict[str, Any]) -> str:
+    """Of all that a manifest says but this hash itself."""
+    own = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise ValueError where a manifest is not what was written, or does not fit the token files that it lies beside."""
+    vocab_size, files = manifest["vocab_size"], manifest["files"]
+    if not {f"{split}.bin" for split in SPLITS} <= files.keys():
+        raise ValueError("manifest.json has changed")
+    for name, expected in files.items():
+        if (folder / name).stat().st_size != expected["bytes"] or sha256(folder / name) != expected["sha256"]:
+            raise ValueError(f"{name} has changed")
+    if manifest["sha256"] != _data_hash(vocab_size, files):
+        raise ValueError("manifest.json has changed")
+    if manifest["dtype"] != (dtype := _dtype(vocab_size)).name:
+        raise ValueError(f"manifest.json: dtype={manifest['dtype']}, but a vocabulary of {vocab_size:,} has {dtype}")
+    for split in SPLITS:
+        if files[f"{split}.bin"]["bytes"] != (tokens := manifest["counts"][split]["tokens"]) * dtype.itemsize:
+            raise ValueError(f"manifest.json: {split}.bin does not hold {tokens:,} tokens")
+    if "manifest_sha256" in manifest:
+        if manifest["manifest_sha256"] != _manifest_hash(manifest):
+            raise ValueError("manifest.json has changed")
+    else:  # written by an older version, without a hash
+        occurrences = np.bincount(np.fromfile(folder / "train.bin", dtype), minlength=vocab_size)
+        if not math.isclose(manifest["unigram_entropy"], _Tally(occurrences).entropy(), rel_tol=1e-9):
+            raise ValueError(f"manifest.json: unigram_entropy={manifest['unigram_entropy']} is not that of train.bin")
+
+
 def open_prepared(folder: Path, say: Callable[[str], None]) -> Prepared | None:
     """What is in the folder, or None when it is not there or is not what its manifest says."""
     if not folder.exists():
         return None
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, expected in manifest["files"].items():
-            if (folder / name).stat().st_size != expected["bytes"] or sha256(folder / name) != expected["sha256"]:
-                raise ValueError(f"{name} has changed")
-        if manifest["sha256"] != _data_hash(manifest["vocab_size"], manifest["files"]):
-            raise ValueError("manifest.json has changed")
+        _check_manifest(folder, manifest)
         return Prepared(
             folder=folder,
             vocab_size=manifest["vocab_size"],
@@ -221,7 +249,7 @@ def open_prepared(folder: Path, say: Callable[[str], None]) -> Prepared | None:
             unigram_entropy=manifest["unigram_entropy"],
             manifest=manifest,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         say(f"data: {folder} does not match its manifest ({error}); preparing it again")
         return None
 

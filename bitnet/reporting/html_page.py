@@ -283,7 +283,7 @@ def _texts(experiment: Experiment, names: pd.Series) -> dict[str, Any]:
     runs, metrics = experiment.records.runs, experiment.records.metrics
     done = runs[runs["status"] == DONE]
     columns = [f"{how}_{name}" for how in HOW for name in TEXT_NUMBERS]
-    last = metrics[metrics["run"].isin(done.index)].dropna(subset=columns, how="all").groupby("run")[columns].last()
+    last = metrics[metrics["run"].isin(done.index)].groupby("run").tail(1).set_index("run")[columns].dropna(how="all")
     arms = last.groupby(runs["arm_id"].reindex(last.index))
     by_arm, n = arms.mean(), arms.size()
     named = {arm: f"{names[arm]} (n={n[arm]})" for arm in names.index if arm in by_arm.index}

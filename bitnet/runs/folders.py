@@ -41,10 +41,15 @@ def run_folder(out: Path, group: str | None, name: str, former_group: str | None
         here = out / folder_label([group])
         if former_group is not None and not here.exists() and (former := out / folder_label([former_group])).exists():
             here = former
-        known = sorted(here.glob(f"*-{run_id}/run.json"))
-        return known[0].parent if known else here / name
-    earlier = sorted(out.glob(f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}/run.json"))
-    return earlier[-1].parent if earlier else out / datetime.now().strftime("%Y-%m-%d") / name
+        known = _begun(here, f"*-{run_id}")
+        return known[0] if known else here / name
+    earlier = _begun(out, f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}")
+    return earlier[-1] if earlier else out / datetime.now().strftime("%Y-%m-%d") / name
+
+
+def _begun(top: Path, pattern: str) -> list[Path]:
+    """Folders in which a run was begun, in order; its run.json may be lost."""
+    return sorted(f for f in top.glob(pattern) if (f / "run.json").exists() or (f / "config.yaml").exists())
 
 
 def check_writable(out: Path) -> None:

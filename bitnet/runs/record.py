@@ -17,6 +17,7 @@ from bitnet.common.errors import UserError
 from bitnet.common.files import write_atomically
 from bitnet.runs import statuses
 from bitnet.runs.folders import check_inside, checkpoints
+from bitnet.runs.metrics_file import evaluation_steps, lost_rows
 from bitnet.runs.reading import Unreadable, read_json_mapping, read_json_or_empty, read_yaml_mapping
 
 
@@ -119,11 +120,22 @@ class RunRecord:
         """`run.json`; empty when there is none or it can't be read."""
         return read_json_or_empty(self.folder / "run.json")
 
+    def frozen(self) -> dict[str, Any]:
+        """`run.json` of a run that is to go on.
+
+        Raises:
+            UserError: when it is lost, or is not a run's.
+        """
+        try:
+            return read_record(self.folder)
+        except Unreadable as error:
+            again = "repeat the command that started the run, which goes on from its last checkpoint"
+            raise UserError(f"resume={self.folder}: {error}; {again}") from None
+
     def update(self, **facts: Any) -> dict[str, Any]:
-        """Set keys of `run.json`, keeping the others; how a run ended is on the disk on return."""
+        """Set keys of `run.json`, keeping the others; a status that is set is on the disk on return."""
         record = self.read() | facts
-        ended = record.get("status") not in statuses.OPEN
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting=ended)
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting="status" in facts)
         return record
 
     def create(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -150,6 +162,14 @@ class RunRecord:
         own = self.read()
         theirs = {k: v for k, v in other.read().items() if k not in _OWN_FACTS}
         write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": other.place}, indent=2) + "\n")
+
+    def lost_rows(self, eval_every: int) -> str | None:
+        """What `metrics.csv` lacks of a run that is done, in words; None where it lacks nothing, and of any other run."""
+        known = self.read()
+        if known.get("status") != statuses.DONE:
+            return None
+        last = int(known.get("step") or 0)
+        return lost_rows(self.metrics, evaluation_steps(last, eval_every, last))
 
     def clear(self) -> None:
         """Remove a run's results."""

@@ -86,6 +86,9 @@ def _freeze_all(composed: Sequence[ComposedArm], on_cluster: bool) -> list[Queue
         slurm.check_answers()
     queued = [_freeze(run, c.arm, c.choices) for run, c in zip(resolved, composed, strict=True)]
     share_first_steps(resolved, queued)
+    for run, q in zip(resolved, queued, strict=True):
+        if q.finished and (lost := RunRecord(q.folder).lost_rows(run.config.eval_every)) is not None:
+            say(f"note: {q.folder}: finished, but its {lost}; remove the folder, and the same command trains it again")
     return queued
 
 

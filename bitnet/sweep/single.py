@@ -58,7 +58,9 @@ def _execute(folder: Path) -> float | None:
     alone = HydraConfig.get().mode != RunMode.MULTIRUN
     try:
         if alone and RunRecord(folder).read().get("status") in FINAL:
-            say(f"{folder}: finished before; add overwrite=true to its original command to repeat it")
+            lost = RunRecord(folder).lost_rows(load_config(RunRecord(folder).config()).eval_every)
+            but = "" if lost is None else f", but its {lost}"
+            say(f"{folder}: finished before{but}; add overwrite=true to its original command to repeat it")
             return last_heldout_loss(folder)
         objective = execute.execute(folder)
         if alone:
@@ -80,7 +82,7 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
     from bitnet.runs.record import RunRecord
 
     record = RunRecord(folder)
-    frozen, made = OmegaConf.create(record.config()), record.read().get("choices", {})
+    frozen, made = OmegaConf.create(record.config()), record.frozen().get("choices", {})
     amended = False
     for key in map(key_of, overrides):
         if key == "resume" or key.startswith(("hydra", "launcher")):
@@ -93,7 +95,7 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
         there = made.get(key, OmegaConf.select(frozen, key))
         if str(asked) == str(there):
             continue
-        if key not in {"device", "checkpoint.every", "checkpoint.keep"}:
+        if key not in {"device", "checkpoint.every", "checkpoint.keep", "checkpoint.on_mismatch"}:
             raise UserError(
                 f"{key}={asked}: the run at resume={folder} was started with {there}; drop this override, or start another run"
             )

@@ -8,7 +8,6 @@ import platform
 import traceback
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +23,7 @@ from bitnet.runs.provenance import provenance
 from bitnet.runs.record import RunRecord, last_heldout_loss, lock_run, utc_now
 from bitnet.runs.statuses import DONE, FAILED, FINAL, QUEUED, RUNNING
 from bitnet.runs.trunk import keep_for_branches, trunk_threads
-from bitnet.training import branches, checkpoint
+from bitnet.training import resume
 from bitnet.training.build import build
 from bitnet.training.device import describe, make_deterministic, pick_device
 from bitnet.training.loop import Outcome, train
@@ -54,7 +53,7 @@ def execute(
     with stop_requests() as requests:
         try:
             with lock_run(record, wait=wait):
-                if record.read().get("status") not in FINAL:
+                if record.frozen()["status"] not in FINAL:
                     _attempt(record, config, nullcontext() if lease is None else lease, config.threads or threads, requests)
         except KeyboardInterrupt:
             say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command goes on from there")
@@ -126,19 +125,19 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     prepared = _its_data(record, config)
     known = record.read()
     # the number of threads that a run, or its trunk, began with stays, since another one gives other last bits
-    threads = known.get("threads") or config.threads or trunk_threads(record) or threads or torch.get_num_threads()
+    threads = resume.known_threads(record) or config.threads or trunk_threads(record) or threads or torch.get_num_threads()
     make_deterministic(threads)
     trainer = build(config, prepared, device)
+    facts = resume.checkpoint_facts(known["id"], prepared.sha256, threads, device)
+    start = resume.find_start(record, config, trainer, facts)
     branch_at, for_branches = known.get("branch_at", ()), functools.partial(keep_for_branches, record=record, say=say)
-    saved, began_as, sessions = _saved(record, config, threads, describe(device))
-    start = 0
-    if saved is not None:
-        trainer.load(saved)
-        start = saved.facts["step"]
-        if start in branch_at:
-            for_branches(saved.path)
+    if start.saved is not None:
+        trainer.load(start.saved)
+        if start.step in branch_at:
+            for_branches(start.saved.path)
     last = trainer.batches.end(config.steps)
-    session = {"began": utc_now(), "after_step": start, "device": describe(device), "threads": threads, "host": platform.node()}
+    session = {"began": utc_now(), "after_step": start.step, "device": describe(device), "threads": threads}
+    session |= {"host": platform.node(), "changed": start.changed}
     (record.folder / "error.txt").unlink(missing_ok=True)
     record.update(
         status=RUNNING,
@@ -148,55 +147,32 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         pid=os.getpid(),
         device=session["device"],
         threads=threads,
-        began_as=began_as,
-        sessions=[*sessions, session | provenance()],
+        began_as=start.began_as,
+        sessions=[*start.earlier, session | provenance()],
         **_slurm_job(),
         data=data_facts(config, prepared),
         parameters=parameter_counts(trainer.model),
         heldout_text=trainer.probe.reference(),
     )
-    timing = Timing(known.get("timing", {}) if start > 0 else {}, start, config.batch_size * config.seq_len)
-    with Progress(record.folder, start, last, timing.tokens_per_step) as progress:
+    timing = Timing(known.get("timing", {}) if start.step > 0 else {}, start.step, config.batch_size * config.seq_len)
+    with Progress(record.folder, start.step, last, timing.tokens_per_step) as progress:
         requests.at_once = False
         outcome = train(
             trainer,
             record,
-            start=start,
+            start=start.step,
             last=last,
             eval_every=config.eval_every,
             saving=config.checkpoint,
             branch_at=branch_at,
             for_branches=for_branches,
-            facts={"id": known["id"]},
+            facts=facts,
             stopped=requests.reason,
             timing=timing,
             progress=progress,
         )
         _finish(record, config, outcome, timing)
     return outcome.status == QUEUED
-
-
-def _saved(
-    record: RunRecord, config: RunConfig, threads: int, device: str
-) -> tuple[checkpoint.Checkpoint | None, dict[str, Any] | None, list[dict[str, Any]]]:
-    """Where the run goes on from; which other run's steps it began with, if any; the sessions until there.
-
-    Raises:
-        UserError: when the checkpoint is of another run.
-    """
-    known = record.read()
-    saved = checkpoint.newest(record.checkpoints, say)
-    if saved is not None:
-        if saved.facts["id"] != known["id"]:
-            raise UserError(f"resume={record.folder}: its checkpoint belongs to another run; remove it, or start another run")
-        say(f"{record.folder.name}: resuming after step {saved.facts['step']}")
-        return saved, known.get("began_as"), known.get("sessions", [])
-    begun = branches.start_from_trunk(record, config, threads, device)
-    if begun is None:
-        return None, None, [s for s in known.get("sessions", []) if "of" not in s]
-    step, trunk = begun.began_as["step"], begun.began_as["from"]
-    say(f"{record.folder.name}: going on after step {step} of {trunk}, which trains the same until there")
-    return begun.saved, begun.began_as, begun.sessions
 
 
 def _slurm_job() -> dict[str, dict[str, str | None]]:

@@ -40,11 +40,14 @@ from bitnet.common.text import counted
 from bitnet.config.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, explains_itself, seeds_allow
 from bitnet.config.messages import error_sentence
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, UNFINISHED
+from bitnet.verdicts.circumstances import circumstances
 from bitnet.verdicts.decision import Word, decide, detectable, interval_text, number_text, own_value
 from bitnet.verdicts.evaluations import DERIVED_FROM, Evaluations
 from bitnet.verdicts.evidence import SeedNumbers, Seedwise, Side, correlation_points, offset_of, seed_numbers, sides
 
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
+
+_INCLUDED = "their evaluations up to that point are included"
 
 NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
 
@@ -163,7 +166,7 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Seed
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
         numbers=reduced.numbers,
-        warnings=(*alarms, *averaged, *reduced.absent, *_notes(of)),
+        warnings=(*alarms, *averaged, *reduced.absent, *circumstances(of), *_notes(of)),
     )
     verdict = replace(verdict, warnings=(*verdict.warnings, *_lost(of, verdict.fisher_p)))
     estimate = reduced.estimate
@@ -193,8 +196,12 @@ def _alarm(reduced: SeedNumbers) -> str:
 
 def _notes(of: Sequence[Side]) -> list[str]:
     """What was wrong with a run's file of evaluations."""
-    noted = [(side, run) for side in of if "note" in side.runs for _, run in side.runs.iterrows() if run["note"]]
-    return [f"seed {int(run['seed'])} of {side.name}: metrics.csv: {run['note']}" for side, run in noted]
+    return [text for side in of for text in _notes_of(side.runs, f" of {side.name}")]
+
+
+def _notes_of(runs: pd.DataFrame, whose: str = "") -> list[str]:
+    noted = runs[runs["note"] != ""] if "note" in runs else runs.iloc[:0]
+    return [f"seed {int(run['seed'])}{whose}: metrics.csv: {run['note']}" for _, run in noted.iterrows()]
 
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
@@ -274,7 +281,7 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
         low=low,
         high=high,
         runs={"arm": len(runs)},
-        warnings=(f"{lost} of {len(runs)} runs diverged; their evaluations up to that point are included",) if lost else (),
+        warnings=(*_notes_of(runs), *([f"{lost} of {len(runs)} runs diverged; {_INCLUDED}"] if lost else [])),
         **counts,
     )
     if (reason := _left_open(runs, _silent(runs))) is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from run_folders import evaluations, make_run, metrics_text
 
-from bitnet.analysis import frames, published
+from bitnet.analysis import frames, published, tables
 from bitnet.common.errors import UserError
 
 ROWS = evaluations([1, 1000, 2000], [20, 16, 8])
@@ -100,6 +100,70 @@ def test_a_step_written_twice_counts_once_by_its_later_line(tmp_path):
     found = frames.read_runs([tmp_path])
     assert found.metrics["UniquePredictions"].tolist() == [20, 16, 9]
     assert "1 line(s)" in found.runs["note"].iloc[0]
+
+
+def holed(folder, steps, status="done", **config):
+    """A run of 10,000 steps that evaluated every 1000, with rows at these steps alone."""
+    make_run(folder, rows=evaluations(steps, [5] * len(steps)), status=status, config={"eval_every": 1000, **config})
+    return frames.read_runs([folder])
+
+
+WHOLE = [1, *range(1000, 10_001, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ([3000], "lacks the evaluation at step 3000"),
+        ([1, 9000, 10_000], "lacks the evaluations at steps 1, 9000, 10000"),
+        ([5000, 6000, 7000, 8000, 9000], "lacks the evaluations at steps 5000, 6000, 7000 and 2 more"),
+    ],
+)
+def test_an_evaluation_that_is_missing_is_empty_and_named(tmp_path, missing, said):
+    found = holed(tmp_path, [step for step in WHOLE if step not in missing])
+    assert found.metrics["Step"].tolist() == WHOLE
+    empty = found.metrics[found.metrics["UniquePredictions"].isna()]
+    assert empty["Step"].tolist() == missing
+    assert found.runs["holes"].iloc[0] == tuple(missing) and found.runs["note"].iloc[0] == said
+    assert tables.not_done(found.runs, found.unreadable)["reason"].tolist() == [said]
+
+
+def test_what_a_run_has_not_reached_is_not_missing(tmp_path):
+    assert holed(tmp_path / "whole", WHOLE).runs["holes"].iloc[0] == ()
+    assert holed(tmp_path / "running", [1, 1000, 2000], status="running").runs["holes"].iloc[0] == ()
+    assert holed(tmp_path / "failed", [1, 1000, 3000], status="failed").runs["holes"].iloc[0] == (2000,)
+
+
+def test_where_a_run_diverged_it_has_a_row_or_none(tmp_path):
+    rows = evaluations([1, 1000, 2000], [5, 5, 5])
+    make_run(tmp_path, rows=rows, status="diverged", step=2500, config={"eval_every": 1000})
+    make_run(tmp_path, rows=rows, status="diverged", step=3000, seed=1, config={"eval_every": 1000})
+    make_run(tmp_path, rows=rows, status="diverged", step=3001, seed=2, config={"eval_every": 1000})
+    assert frames.read_runs([tmp_path]).runs["holes"].tolist() == [(), (), (3000,)]
+
+
+def test_no_table_takes_another_step_s_number_for_a_missing_one(tmp_path):
+    rows = evaluations(WHOLE, range(len(WHOLE)), [20.0 - i for i in range(len(WHOLE))])
+    for seed, missing in enumerate((None, 5000, 6000, 10_000)):
+        kept = [row | {"heldout_loss": row["Loss"]} for row in rows if row["Step"] != missing]
+        make_run(tmp_path, rows=kept, seed=seed, config={"eval_every": 1000})
+    found = frames.read_runs([tmp_path])
+    theirs = published.match(found.runs)
+    around = tables.around_boundary(found.runs, found.metrics, theirs).iloc[0]
+    assert (around["step_before"], around["step_after"]) == (5000, 6000)
+    assert around["loss_before_sd"] == around["loss_after_sd"] == around["unique_final_sd"] == 0
+    assert tables.learning(found.runs, found.metrics).iloc[0][["n", "heldout_loss_sd"]].tolist() == [3, 0]
+    assert tables.baseline(found.runs, found.metrics, theirs).iloc[0]["n"] == 1, "a whole course"
+
+
+def test_a_run_says_what_it_was_made_with(tmp_path):
+    made = [{"versions": {"torch": "2.7.0"}, "device": "cuda:0 (NVIDIA H100)", "threads": 2}]
+    made += [{"versions": {"torch": "2.8.0"}, "device": "cuda:1 (NVIDIA H100)", "threads": 2}, "odd", {}]
+    make_run(tmp_path, rows=ROWS, sessions=made)
+    make_run(tmp_path, rows=ROWS, seed=1)
+    first, second = frames.read_runs([tmp_path]).runs["made_with"]
+    assert first == {"torch": ("2.7.0", "2.8.0"), "device": ("cuda",), "threads": ("2",), "precision": ("fp32",)}
+    assert second == {"torch": (), "device": (), "threads": (), "precision": ("fp32",)}
 
 
 def test_values_are_read_to_the_bit(tmp_path):

@@ -453,3 +453,51 @@ def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):
     declare(tmp_path / "s", FILE)
     (found,) = read(tmp_path)
     assert found.verdicts[0].word == "inconclusive" and found.verdicts[0].why.startswith("not yet")
+
+
+# ------------------------------------------------------------------------------------------------------ what was made how
+def made(torch: str = "2.8.0", device: str = "cpu", threads: int = 2) -> dict[str, Any]:
+    return {"sessions": [{"versions": {"torch": torch}, "device": device, "threads": threads}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (made(), made(torch="2.7.0"), "different versions of torch: arm 2.8.0, against 2.7.0"),
+        (made(), made(device="cuda:1 (NVIDIA H100)"), "different devices: arm cpu, against cuda"),
+        (made(), made(threads=4), "different numbers of threads: arm 2, against 4"),
+        (made(), made() | {"config": {"precision": "bf16"}}, "different precision: arm fp32, against bf16"),
+    ],
+)
+def test_sides_that_were_made_with_different_things_carry_a_warning(tmp_path, first, second, said):
+    for seed in range(3):
+        make_run(tmp_path / "s", arm="wd=wd01", seed=seed, rows=losses(9, 8, 8 + 0.02 * seed), **first)
+        make_run(tmp_path / "s", seed=seed, rows=losses(9, 8, 7 + 0.01 * seed), **second)
+    declare(tmp_path / "s", FILE)
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert f"the sides were made with {said}" in verdict.warnings
+
+
+def test_what_the_sweep_itself_sets_is_no_circumstance(tmp_path):
+    for seed in range(3):
+        for wd, precision in (("wd01", "fp32"), ("paper", "bf16")):
+            own = made() | {"config": {"precision": precision}, "written": {"precision": precision}}
+            make_run(tmp_path / "s", arm=f"wd={wd}", seed=seed, rows=losses(9, 8, 7 + (wd == "wd01") + 0.01 * seed), **own)
+    declare(tmp_path / "s", FILE)
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert not any("made with" in warning for warning in verdict.warnings)
+
+
+def test_a_claim_never_takes_the_next_evaluation_for_a_missing_one(tmp_path):
+    """The claim is about step 5000, whose row one run has lost: the next row is another step's."""
+    steps = (1, 5000, 10_000)
+    for seed in range(3):
+        for wd, loss in (("paper", 7.0), ("wd01", 8.0)):
+            rows = run_folders.losses(steps, (9, loss + 0.01 * seed, loss), UniquePredictions=5)
+            if (seed, wd) == (1, "paper"):
+                del rows[1]
+            make_run(tmp_path / "s", arm=f"wd={wd}", seed=seed, rows=rows, config={"eval_every": 5000})
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM | {"at": 5000}}))
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert verdict.word == "inconclusive" and "no number from seed 1 of against (done)" in verdict.why
+    assert any("lacks the evaluation at step 5000" in warning for warning in verdict.warnings)

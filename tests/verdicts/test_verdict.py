@@ -682,7 +682,7 @@ def test_a_correlation_waits_for_runs_that_are_over_without_an_evaluation(status
 def test_verdicts_of_run_folders(tmp_path):
     for seed, (arm, unique) in itertools.product(range(3), (("wd=paper", 11), ("wd=wd005", 2))):
         rows = evaluations([1, 5000, 10000], [20, 2, unique + seed % 2])
-        make_run(tmp_path, arm=arm, seed=seed, rows=rows, config={"eval_every": 1000})
+        make_run(tmp_path, arm=arm, seed=seed, rows=rows, config={"eval_every": 5000})
     claim = contrast("higher", 5, metric="UniquePredictions", arm={"wd": "paper"}, against={"wd.stage2": 0.05})
     found = frames.read_runs([tmp_path], ["UniquePredictions"])
     claims = {"off": claim, "change": {**bound("at_least", 8, "UniquePredictions"), "arm": {"wd": "paper"}}}
