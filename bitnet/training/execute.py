@@ -13,6 +13,7 @@ import torch
 
 from bitnet.common.console import say
 from bitnet.common.errors import UserError, is_disk_error, one_line
+from bitnet.common.memory import keep_large_blocks
 from bitnet.common.stopping import StopRequests, stop_requests
 from bitnet.config.identity import digest, identity
 from bitnet.config.run import RunConfig, load_config
@@ -126,6 +127,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     known = record.read()
     # the number of threads that a run, or its trunk, began with stays, since another one gives other last bits
     threads = resume.known_threads(record) or config.threads or trunk_threads(record) or threads or torch.get_num_threads()
+    keep_large_blocks()
     make_deterministic(threads)
     trainer = build(config, prepared, device)
     facts = resume.checkpoint_facts(known["id"], prepared.sha256, threads, device)
