@@ -36,7 +36,7 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     "commands/test_faults.py": {"shown by interrupting runs": ["training/execute", "runs/metrics_file"]},
     "commands/test_train.py": {
         "every run goes through it": [
-            "training/build", "training/device", "training/loop", "data/run_data", "sweep/expand", "sweep/freeze",
+            "training/build", "training/loop", "data/run_data", "sweep/expand", "sweep/freeze",
             "common/console", "common/paths", "data/batches", "runs/columns",
         ],
     },
