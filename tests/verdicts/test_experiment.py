@@ -90,6 +90,22 @@ def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
     assert "declared or changed after the first run began" not in same.warnings
 
 
+def test_a_claim_that_is_only_told_in_other_words_is_not_late(tmp_path):
+    """Nor is one whose published figure is quoted differently; the newest words are shown, and no number of versions is."""
+    pair(tmp_path / "s")
+    once, later = CLAIM | {"published": "about one nat"}, CLAIM | {"says": "More stays, more is lost", "published": "1 nat"}
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": once}), ("2025-02-01T00:00:00+00:00", {"more": later}))
+    (found,) = read(tmp_path)
+    assert (found.declaration.late, found.declaration.known, found.declaration.notes) == ((), (), ())
+    assert found.verdicts[0].says == "More stays, more is lost" and found.verdicts[0].warnings == ()
+    declare(
+        tmp_path / "s",
+        ("2024-12-31T00:00:00+00:00", {"more": once}),
+        ("2025-02-01T00:00:00+00:00", {"more": later | {"published": 1.0}}),
+    )
+    assert read(tmp_path)[0].declaration.late == ("more",), "a number is compared with what is measured"
+
+
 def test_claims_that_changed_before_any_run_began_need_no_remark(tmp_path):
     pair(tmp_path / "s")
     declare(
