@@ -57,7 +57,6 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     "launch/test_monitor.py": {"the command prints what it finds": ["status", "launch/slurm_queue", "launch/status_view"]},
     "launch/test_slurm.py": {
         "the other side of a submission": ["launch/slurm_job", "sweep/plugins/hydra_plugins/bitnet_slurm"],
-        "a name that jobs were pickled with": ["job"],
     },
     "planning/test_plan.py": {
         "parts of one answer": [
@@ -88,7 +87,7 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     },
 }  # fmt: skip
 # What nothing imports: Hydra finds its plugins, and processes are started with a module's name.
-BY_NAME = {"job", "launch/fork_server", "sweep/sequence"}
+BY_NAME = {"launch/fork_server", "sweep/sequence"}
 TESTED = {module: test for test, reasons in ELSEWHERE.items() for modules in reasons.values() for module in modules}
 
 
