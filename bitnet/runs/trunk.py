@@ -51,12 +51,12 @@ def trunk_folder(record: RunRecord) -> Path | None:
 
 
 def waits_for_trunk(record: RunRecord) -> bool:
-    """Whether a run has nothing to go on from yet, and its trunk is still to save it."""
+    """Whether a run has nothing to go on from yet, and its trunk is still to save it: at that step it is about to."""
     found = find_trunk(record)
     if found is None or record.saved_step:
         return False
     trunk, branch = found
-    return kept_checkpoint(trunk, branch["step"]) is None and trunk.read().get("step", 0) < branch["step"]
+    return kept_checkpoint(trunk, branch["step"]) is None and trunk.read().get("step", 0) <= branch["step"]
 
 
 def trunk_threads(record: RunRecord) -> int | None:
