@@ -32,7 +32,8 @@ ORDER: dict[str, set[str] | type(...)] = {
 COMMANDS = {"train", "plan", "status", "report", "prepare", "diagnose", "check"}
 RENAMED = {"job"}  # a name that SLURM jobs were pickled with
 
-# The two rules beside the order: where torch may be imported at the top of a file, and where Hydra.
+# The rules beside the order: where torch may be imported at the top of a file, where Hydra, and where what is private of Hydra
+# or of another object is used.
 TORCH = {"model", "evaluation", "training", "checks", "planning"}
 HYDRA = {"cli", "sweep", "planning", "train"}
 HYDRA_PRIVATE = "cli/hydra_internals.py"
@@ -107,8 +108,20 @@ def test_torch_and_hydra_stay_in_their_places(path):
     assert "torch" not in loaded or package in TORCH
     assert "torch" not in everywhere or package in TORCH | {"launch"}
     assert not everywhere & {"hydra", "omegaconf"} or package in HYDRA
-    private = {n for n in imports(path) if n.startswith("hydra._internal")}
+    private = {n for n in imports(path) if n.startswith(("hydra._internal", "hydra.core.global_hydra"))}
     assert not private or place == HYDRA_PRIVATE
+
+
+def private_attributes(text: str) -> set[str]:
+    """What is reached of other objects by a name that is theirs alone; `_target_` is a key of Hydra's, and public."""
+    found = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute) and n.attr.startswith("_"))
+    return {ast.unparse(n) for n in found if n.attr.strip("_") and not n.attr.endswith("_")} - {"os._exit"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_what_is_private_to_others_is_reached_in_one_place(path):
+    reached = {name for name in private_attributes(path.read_text(encoding="utf-8")) if not name.startswith(("self.", "cls."))}
+    assert not reached or path.relative_to(PACKAGE).as_posix() == HYDRA_PRIVATE
 
 
 def test_a_package_says_what_it_is_for():
