@@ -15,9 +15,10 @@ from bitnet.common.paths import share
 from bitnet.config.sweep import current_name
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
-SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
-
-SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep", "checkpoint.branch"}
+SESSION_KEYS = {
+    "launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache",
+    "checkpoint.every", "checkpoint.keep", "checkpoint.branch",
+}  # fmt: skip
 
 
 # Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
@@ -159,7 +160,7 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
     if not cause:
         return
     if typed.get("resume", "").lower() not in _NULL:
-        raise UserError(f"resume={typed['resume']}: one run goes on, {cause} starts a sweep; leave one of the two out")
+        raise UserError(f"resume={typed['resume']}: resume= continues one run, {cause} starts a sweep; use only one of them")
     for key in sorted(_PATH_KEYS & typed.keys()):
         if "," in typed[key] and typed[key][0] not in "'\"":
             remedy = "run once for each, or quote a path with a comma: \"'A,B'\""

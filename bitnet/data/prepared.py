@@ -176,8 +176,8 @@ def _build(
     unknown = sum(tally.unknown for tally in tallies.values())
     if unknown > _MANY_UNKNOWN * sum(tally.tokens for tally in tallies.values()):
         say(
-            f"note: this text says '<unk>' {unknown:,} times, as the token form of WikiText does: easily learned, it makes up "
-            "for much else in a loss; the raw form has the words themselves"
+            f"note: this text contains '<unk>' {unknown:,} times (WikiText in token form); it is easy to predict and lowers the "
+            "loss; the raw form has the actual words"
         )
 
 

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from bitnet.config.data import PydocsData
 from bitnet.data.corpus import Corpus, Encode, Split, nonempty_lines
 
-# ------------------------------------------------------------------------------------------------------------- pydocs
 # The dependencies of this project, direct and not; those that are installed are read.
 DISTRIBUTIONS = (
     "anyio", "click", "contourpy", "datasets", "dill", "filelock", "fonttools", "fsspec", "httpx", "httpx2",

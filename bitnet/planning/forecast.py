@@ -260,8 +260,6 @@ def _candidate(asked: RunRequest, tokens: Tokens, run: Forecast) -> Candidate:
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
-
-
 def _seconds(
     asked: Sequence[RunRequest], runs: Sequence[Forecast], shapes: Sequence[Shape], place: Placement, say: Callable[[str], None]
 ) -> list[float]:

@@ -22,7 +22,6 @@ from bitnet.sweep.expand import ComposedArm, expand
 from bitnet.sweep.sequence import expand_includes
 
 
-# ----------------------------------------------------------------------------------------------------------- composing
 def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None) -> tuple[list[RunRequest], bool]:
     """The runs that a command line asks for, and whether they are a sweep.
 

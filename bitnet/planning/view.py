@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from bitnet.common.console import command_name
 from bitnet.common.errors import UserError
-from bitnet.common.text import MISSING, counted, format_bytes, format_duration
+from bitnet.common.text import DASH, counted, format_bytes, format_duration
 from bitnet.config.run import RunConfig
 from bitnet.planning.totals import totals
 from bitnet.runs.statuses import FAILED
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 _WIDTH = 118
 
 
-# ------------------------------------------------------------------------------------------------------------ printing
 def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
+    return DASH if value is None else f"{value:,.0f}"
 
 
 def _clock(seconds: float | None) -> str:
-    return MISSING if seconds is None else format_duration(seconds)
+    return DASH if seconds is None else format_duration(seconds)
 
 
 def _steps(run: Forecast) -> str:
@@ -49,7 +48,7 @@ def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str],
     heads += ["parameters", "memory", "steps", "tokens", "time", "disk", "state"]
     table = []
     for n, r in enumerate(runs, 1):
-        who = [str(n), r.run_id or MISSING, *([r.arm or ""] if named else []), *(r.settings.get(k, "") for k in differing)]
+        who = [str(n), r.run_id or DASH, *([r.arm or ""] if named else []), *(r.settings.get(k, "") for k in differing)]
         costs = [
             _number(r.parameters),
             format_bytes(r.memory),

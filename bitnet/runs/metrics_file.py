@@ -12,7 +12,6 @@ from bitnet.common.files import write_atomically
 from bitnet.runs.columns import COLUMNS, format_value
 
 
-# --------------------------------------------------------------------------------------------------------- metrics.csv
 class MetricsFile:
     """`metrics.csv`, opened to go on after `step`: rows of later steps, and a torn last row, are dropped first."""
 

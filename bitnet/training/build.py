@@ -17,7 +17,6 @@ from bitnet.training import losses, optim, schedules
 from bitnet.training.loop import Trainer
 
 
-# ------------------------------------------------------------------------------------------------------------- building
 def build(config: RunConfig, prepared: Prepared, device: torch.device) -> Trainer:
     """Everything that the loop receives. The initial weights depend on the seed alone, not on the device."""
     batches, heldout = batches_and_heldout(config, prepared)

@@ -240,5 +240,5 @@ def test_what_can_not_be_kept_is_said_and_stops_nothing(tmp_path, capsys):
     run = RunRecord(tmp_path / "s" / "run")
     run.create({}, {})
     keep_for_branches(tmp_path / "nowhere", run, print)
-    assert "runs that go on from here will train alone" in capsys.readouterr().out
+    assert "share these steps (No such file or directory); each will train them itself" in capsys.readouterr().out
     assert list(run.branches.iterdir()) == []
