@@ -232,7 +232,7 @@ def test_a_disk_that_takes_no_record_of_the_failure_is_said_to(broken, capfd, fo
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_data_is_prepared_is_one_line(code, broken, capfd, folder):
-    broken.setattr(prepared_data, "_write_durably", on_call(2, refuse(code), prepared_data._write_durably))
+    broken.setattr(prepared_data, "write_durably", on_call(2, refuse(code), prepared_data.write_durably))
     assert command() == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")]
     assert len(errors) == 1 and "data.cache=" in errors[0] and os.strerror(code) in errors[0]

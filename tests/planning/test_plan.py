@@ -256,7 +256,7 @@ def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
     with torch.device("meta"):
         model = BitNet(config.model, config.quant, 64, max(config.seq_len, config.probe.context_length))
     # the CPU has an attention of its own that keeps less, and batches come from outside of torch
-    assert cost._peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
+    assert cost.peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
 
 
 def test_live_bytes_follow_what_is_alive():
