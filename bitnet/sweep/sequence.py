@@ -24,7 +24,7 @@ from bitnet.config.sweep import SweepConfig, current_name
 from bitnet.launch import fork_client
 from bitnet.sweep.expand import ComposedArm, expand
 
-INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
+INTERRUPTED, INVALID_INPUT = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
 
 
 def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
@@ -68,7 +68,7 @@ def run_in_sequence(sweep: SweepConfig) -> None:
 
     Raises:
         KeyboardInterrupt: when one of them was interrupted, after it has saved.
-        SystemExit: with the code of a mistaken command at once; with 1, at the end, when one of them had a failed run.
+        SystemExit: with the code of a command with invalid input at once; with 1, at the end, when one of them had a failed run.
     """
     fork_client.stop_prestarted()
     failed = []
@@ -77,8 +77,8 @@ def run_in_sequence(sweep: SweepConfig) -> None:
         code = _run(with_sweep(sys.orig_argv, name))
         if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
             raise KeyboardInterrupt
-        if code == MISTAKEN:
-            raise SystemExit(MISTAKEN)
+        if code == INVALID_INPUT:
+            raise SystemExit(INVALID_INPUT)
         if code != 0:
             failed.append(name)
     if failed:
