@@ -21,7 +21,6 @@ _EPILOG = """examples
 Nothing is recomputed: it uses the measurements made during training. docs/diagnose.md explains the kinds."""
 
 
-# ------------------------------------------------------------------------------------------------------------------ CLI
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 after one line on what can't be used."""
     arguments = _parser().parse_args(argv)

@@ -62,17 +62,17 @@ def main(argv: list[str] | None = None) -> int:
         from bitnet.planning.forecast import forecast_all
 
         place = placement(asked, sweeping)
-        runs, flags = forecast_all(asked, place, measuring=not arguments.no_measure, say=say)
+        runs, notices = forecast_all(asked, place, measuring=not arguments.no_measure, say=say)
     except UserError as error:
         return complain(error)
     except KeyboardInterrupt:
         return 130
     if arguments.json:
-        print(as_json(runs, flags, place))
+        print(as_json(runs, notices, place))
     else:
         command = [a for a in (sys.argv[1:] if argv is None else argv) if a not in {"--no-measure", "--json"}]
-        show(runs, flags, place, asked[0].config, command)
-    return 1 if any(f.kind == "error" for f in flags) else 0
+        show(runs, notices, place, asked[0].config, command)
+    return 1 if any(n.kind == "error" for n in notices) else 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from bitnet.cli.help import help_text
 from bitnet.cli.hydra_errors import complain, from_hydra
 from bitnet.cli.overrides import (
     check_sweep,
+    config_dir,
     normalise,
     note_repeated_keys,
     split_arguments,
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         overrides, flags, multirun = split_arguments(arguments)
-        overrides = with_current_names(overrides)
+        overrides = with_current_names(overrides, config_dir(flags))
         check_sweep(overrides, multirun)
         note_repeated_keys(overrides)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag

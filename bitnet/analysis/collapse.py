@@ -87,7 +87,7 @@ def thresholds(of: Any) -> dict[str, Any]:
 
 
 def class_tests(of: Any) -> dict[str, Any]:
-    """What tells the kinds apart, by kind, in the order in which the first that holds counts; `of` as for `limits`."""
+    """What tells the kinds apart, by kind, in the order in which the first that holds counts; `of` as for `thresholds`."""
     limit, loss = thresholds(of), of["heldout_loss"]
     return {
         FLAT: (of["logit_std"] < FLAT_SPREAD) & (loss > limit["flat"]),
@@ -129,7 +129,7 @@ def run_facts(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     evaluation whose class is not known has a depth alone: the others may have been decided by that very evaluation.
 
     Args:
-        runs, metrics: as for `classes`.
+        runs, metrics: as for `classify`.
     """
     collapsed = is_collapsed(classify(runs, metrics))
     after = metrics[["run", "Step", "heldout_loss"]].assign(collapsed=collapsed)[~is_warming(runs, metrics)]

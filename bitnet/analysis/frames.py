@@ -145,7 +145,7 @@ def _boundary(config: dict[str, Any], steps: float) -> float:
     """The share of the run before stage 2."""
     boundary = _number(config, "config.yaml", "wd.boundary", default=0.5)
     if not (0 < boundary < 1 and math.isfinite(steps)):
-        raise Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is no place within a run")
+        raise Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is not inside the run")
     return boundary
 
 
@@ -177,7 +177,7 @@ def _number(values: dict[str, Any], file: str, key: str, default: float | None =
 
 def _text(values: dict[str, Any], key: str) -> str:
     if not isinstance(values.get(key), str):
-        raise Unreadable(f"run.json: {key}={values.get(key)!r}, a text is needed")
+        raise Unreadable(f"run.json: {key}={values.get(key)!r}, a string is needed")
     return values[key]
 
 

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bitnet.cli.hydra_errors import explain
-from bitnet.cli.hydra_internals import apply_overrides
-from bitnet.cli.overrides import normalise
+from bitnet.cli.hydra_internals import apply_overrides, node_at
+from bitnet.cli.overrides import normalise, with_current_names
 from bitnet.common.paths import PACKAGE, share
 from bitnet.config.run import RunConfig, load_config
 
@@ -71,7 +71,7 @@ class Composer:
 @contextlib.contextmanager
 def _restored(config: DictConfig, parts: Iterable[str]) -> Iterator[None]:
     """Put the named top-level parts back as they were: cheaper than changing a copy of the whole."""
-    before = {p: copy.deepcopy(config._get_node(p)) for p in set(parts) if p in config}
+    before = {p: copy.deepcopy(node_at(config, p)) for p in set(parts) if p in config}
     try:
         yield
     finally:
@@ -128,7 +128,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
     Raises:
         UserError: when it can't be composed, whatever Hydra raised.
     """
-    written = search_path([normalise(o) for o in overrides])
+    written = search_path([normalise(o) for o in with_current_names(overrides)])
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
         try:
             return compose("config", written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
+DASH = "\u2013"  # an en dash: nothing measured, nothing reported
 
 
 def counted(n: int, what: str) -> str:

@@ -179,6 +179,11 @@ class Correlation(Claim):
 AnyClaim = Annotated[Contrast | Interaction | Bound | Change | Correlation, Field(discriminator="kind")]
 
 
+def measured(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's plain values without the words that it is told in, which may become better ones: what its verdict depends on."""
+    return {key: value for key, value in claim.items() if key != "says" and not (key == "published" and isinstance(value, str))}
+
+
 def explains_itself(claims: Mapping[str, AnyClaim]) -> str | None:
     """The error about a claim that names itself as its explanation, None where there is none."""
     itself = next((name for name, claim in claims.items() if name in claim.explained_by), None)

@@ -58,8 +58,8 @@ class SlurmLauncher(ConfigModel):
     def _signal_within_the_time(self) -> SlurmLauncher:
         if self.signal_seconds >= 60 * self.time_minutes:
             raise ValueError(
-                f"launcher.signal_seconds={self.signal_seconds} leaves nothing of launcher.time_minutes={self.time_minutes}; "
-                "name a shorter warning or a longer time"
+                f"launcher.signal_seconds={self.signal_seconds} is not shorter than launcher.time_minutes={self.time_minutes}; "
+                "use a shorter warning or a longer limit"
             )
         return self
 

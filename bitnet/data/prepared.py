@@ -160,7 +160,7 @@ def _build(
         config = {"data": data.model_dump(mode="json"), "tokenizer": tokenizer.model_dump(mode="json")}
         manifest = config | {"identity": identity} | _contents(building, vocab_size, tallies)
         manifest["manifest_sha256"] = _manifest_hash(manifest)
-        _write_durably(building / "manifest.json", json.dumps(manifest, indent=2).encode())
+        write_durably(building / "manifest.json", json.dumps(manifest, indent=2).encode())
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
@@ -178,8 +178,8 @@ def _build(
     unknown = sum(tally.unknown for tally in tallies.values())
     if unknown > _MANY_UNKNOWN * sum(tally.tokens for tally in tallies.values()):
         say(
-            f"note: this text says '<unk>' {unknown:,} times, as the token form of WikiText does: easily learned, it makes up "
-            "for much else in a loss; the raw form has the words themselves"
+            f"note: this text contains '<unk>' {unknown:,} times (WikiText in token form); it is easy to predict and lowers the "
+            "loss; the raw form has the actual words"
         )
 
 
@@ -286,7 +286,7 @@ def _write_synthetic(folder: Path, data: SyntheticData) -> dict[Split, _Tally]:
     tallies: dict[Split, _Tally] = {}
     for split in SPLITS:
         tokens = synthetic_tokens(data, split)
-        _write_durably(folder / f"{split}.bin", tokens.astype(_dtype(data.vocab_size)).tobytes())
+        write_durably(folder / f"{split}.bin", tokens.astype(_dtype(data.vocab_size)).tobytes())
         tallies[split] = _Tally(np.bincount(tokens, minlength=data.vocab_size), documents=1)
     return tallies
 
@@ -296,7 +296,7 @@ def _write_text(
 ) -> tuple[int, dict[Split, _Tally]]:
     """Train or load the tokenizer, encode both splits, save all three files. Returns the vocabulary size and counts."""
     tokenizer = train_bpe(config, corpus.read("train", encode)) if isinstance(config, BPETokenizer) else gpt2(config)
-    _write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     tokenizer.encode_special_tokens = True  # "<|endoftext|>" written out in a text is text, not the end of a document
     vocab_size = tokenizer.get_vocab_size()
     tallies: dict[Split, _Tally] = {}
@@ -367,7 +367,8 @@ def _flush(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file that a power cut can't take back once this returns."""
     with path.open("wb") as file:
         file.write(content)
         _flush(file)

@@ -14,7 +14,6 @@ from bitnet.config.data import TextData
 from bitnet.data.corpus import Corpus, Encode, Split, nonempty_lines
 
 
-# --------------------------------------------------------------------------------------------------------------- text
 @dataclass(frozen=True)
 class _Span:
     """Bytes `start` to `end` of a file, both at the start of a line."""

@@ -81,8 +81,8 @@ def _table(course: Course, names: Mapping[Path, str], most: int = 20) -> Table:
     ended = list(reversed(course.exits))
     bad = [f for f in ended if course.exits[f] not in (0, 130)]
     rows = [*sorted(course.running), *bad, *[f for f in ended if f not in bad]]
-    title = f"{len(course.exits)} of {len(names)} runs over, {len(course.running)} at work, {len(course.waiting)} waiting"
-    table = Table(title=title + (" (stopping: each saves and ends)" if course.stopping else ""), title_justify="left")
+    title = f"{len(course.exits)} of {len(names)} runs ended, {len(course.running)} running, {len(course.waiting)} waiting"
+    table = Table(title=title + (" (stopping: running ones save first)" if course.stopping else ""), title_justify="left")
     table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=1)
     for name, width in {"status": 7, "step": 11, "loss": 6, "unique": 6, "tokens/s": 8, "left": 7}.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=width)

@@ -1,6 +1,6 @@
 """The controller's end of `fork_server.py`: starts the process that runs are forked from, sends it jobs, hears how they end.
 
-That process needs seconds to import torch. `kept` starts it before the controller needs it, so that a sweep is composed
+That process needs seconds to import torch. `prestarted` starts it before the controller needs it, so that a sweep is composed
 meanwhile, and keeps it for all launches of a command, of which a search has many.
 """
 
@@ -47,7 +47,7 @@ class ForkServer:
         """How many GPUs torch sees, which is also the sign that the process is ready: waits for it.
 
         Raises:
-            Gone: here as in all that follows.
+            ForkServerDied: here as in all that follows.
         """
         while b"\n" not in self._pending:
             self._receive()

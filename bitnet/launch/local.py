@@ -19,7 +19,7 @@ from bitnet.runs.trunk import trunk_folder, waits_for_trunk
 
 
 def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu: int) -> dict[Path, int]:
-    """Execute the runs in `folders`, each in its own process; returns their exit codes. The other arguments: see `room`.
+    """Execute the runs in `folders`, each in its own process; returns their exit codes. The other arguments: see `capacity`.
 
     Every run goes to its end, whatever becomes of the others. After Ctrl-C, SIGTERM or SIGUSR2 no new run starts, those at work
     save and end, and KeyboardInterrupt is raised. Should the process that they are forked from be killed, those at work go on by
@@ -38,8 +38,8 @@ def run_all(folders: Sequence[Path], device: str, jobs: int | None, jobs_per_gpu
                     _end(course, folder, code)
                 redraw()
         except ForkServerDied as error:
-            left = f"{len(course.running)} runs may be at work without it, {len(course.waiting)} were not begun"
-            say(f"{error}; {left}; the same command goes on")
+            left = f"{len(course.running)} runs may still be running without it, {len(course.waiting)} were not started"
+            say(f"{error}; {left}; the same command resumes")
     if course.stopping:
         raise KeyboardInterrupt
     return dict.fromkeys(folders, 1) | course.exits
@@ -85,7 +85,7 @@ def _end(course: Course, folder: Path, code: int) -> None:
     course.exits[folder] = code
     record = RunRecord(folder)
     if code == 130:  # stopped before it went on, where a crash had left it as if it were at work
-        unfinished, end = (RUNNING,), {"status": QUEUED, "reason": "stopped; launch again to go on"}
+        unfinished, end = (RUNNING,), {"status": QUEUED, "reason": "stopped; the same command resumes"}
     else:
         unfinished = OPEN
         end = {"status": FAILED, "reason": f"its process {describe_exit(code)}", "finished": utc_now()}

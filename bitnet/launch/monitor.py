@@ -42,18 +42,6 @@ class RunState:
     in_queue: bool | None = False  # whether that job is pending or running; None when the queue did not say
 
 
-def run_states(top: Path, now: float, queue: slurm_queue.Queue | None = None) -> list[RunState]:
-    """Every run at or below `top`, those that need a look first.
-
-    Args:
-        now: seconds since the epoch.
-        queue: what the cluster said; None for disk alone.
-    Raises:
-        UserError: when there is no such folder, or no run in it.
-    """
-    return _judged(_records(top), now, queue)
-
-
 def _records(top: Path) -> dict[Path, _Record | Unreadable]:
     """The record of every run at or below `top`, or why it can't be read."""
     found: dict[Path, _Record | Unreadable] = {}
@@ -139,7 +127,10 @@ def _last_line(folder: Path) -> str:
 
 
 class Monitor:
-    """Reads the runs below a folder at each call; asks the queue only every half minute."""
+    """Reads the runs at and below a folder at each call, those first that need a look; asks the queue only every half minute.
+
+    A call raises UserError when there is no such folder, or no run in it.
+    """
 
     def __init__(self, top: Path) -> None:
         self.top = top

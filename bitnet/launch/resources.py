@@ -42,7 +42,7 @@ def visible_gpus(count: int | None = None) -> tuple[str, ...]:
 
 
 def capacity(runs: int, device: str, jobs: int | None, jobs_per_gpu: int, count: int | None = None) -> Capacity:
-    """How many of `runs` go at once, and with what; `count` as for `gpus`.
+    """How many of `runs` go at once, and with what; `count` as for `visible_gpus`.
 
     On GPUs each run holds one, or one of `jobs_per_gpu` places on it. On the CPU as many run as there are cores, and the
     cores are divided among them.

@@ -114,19 +114,19 @@ def _again(command: str) -> str:
     return shlex.join(w for w in words if not w.startswith(("overwrite=", "launcher.retry=")))
 
 
-def show(look: Monitor, console: Console, most: int) -> None:
-    found = look()
+def show(monitor: Monitor, console: Console, most: int) -> None:
+    found = monitor()
     if console.is_terminal:
-        console.print(table(found, look.top, most))
+        console.print(table(found, monitor.top, most))
     else:
         print(plain(found))
-        print(f"{look.top}: {describe(s.status for s in found)}")
-    print("\n".join([*look.remark, *advice(found, look.top)]), flush=True)
+        print(f"{monitor.top}: {describe(s.status for s in found)}")
+    print("\n".join([*monitor.remark, *advice(found, monitor.top)]), flush=True)
 
 
-def watch(look: Monitor, console: Console, most: int) -> None:
+def watch(monitor: Monitor, console: Console, most: int) -> None:
     def drawn() -> Group:
-        return Group(table(look(), look.top, most), *map(Text, look.remark))
+        return Group(table(monitor(), monitor.top, most), *map(Text, monitor.remark))
 
     with Live(drawn(), console=console, auto_refresh=False) as live:
         while True:

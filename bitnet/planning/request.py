@@ -7,30 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra import initialize_config_dir
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bitnet.cli.compose import group_choices, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
-from bitnet.cli.hydra_internals import Hydra, initialized
+from bitnet.cli.hydra_internals import compose_command
 from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_current_names, with_multirun
 from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
 from bitnet.sweep.check_claims import check_claims
-from bitnet.sweep.expand import expand
-from bitnet.sweep.sequence import with_sweep
+from bitnet.sweep.expand import ComposedArm, expand
+from bitnet.sweep.sequence import expand_includes
 
 
-# ----------------------------------------------------------------------------------------------------------- composing
 def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None) -> tuple[list[RunRequest], bool]:
     """The runs that a command line asks for, and whether they are a sweep.
 
     Raises:
         UserError: when one can't be composed or is invalid, whatever raised it.
     """
-    overrides = with_current_names(overrides)
+    overrides = with_current_names(overrides, config_dir)
     check_sweep(overrides, multirun)
     note_repeated_keys(overrides)
     if config_dir is not None:
@@ -39,9 +37,8 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
         overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
     written = search_path([normalise(o) for o in with_multirun(overrides)])
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
-        hydra = initialized()
         try:
-            return _expanded(hydra, written, multirun)
+            return _expanded(written, multirun)
         except UserError:
             raise
         except Exception as error:
@@ -50,21 +47,24 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
             raise explain(error) from error
 
 
-def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[RunRequest], bool]:
-    sweeping = multirun or hydra.get_mode("config", written) == RunMode.MULTIRUN
-    mode = RunMode.MULTIRUN if sweeping else RunMode.RUN
-    master = hydra.compose_config("config", written, run_mode=mode)
+def _expanded(written: list[str], multirun: bool) -> tuple[list[RunRequest], bool]:
+    loader, master, sweeping = compose_command(written, multirun)
     typed = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     if not sweeping:
         return [_resumed(master, typed) or RunRequest(run_config(master), tuple(typed), group_choices(master.hydra))], False
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
-    config, arms = expand(hydra.config_loader, master, typed)
-    if config.sweep is not None and config.sweep.includes:
-        return _of_all([_expanded(hydra, with_sweep(written, name), multirun)[0] for name in config.sweep.includes]), True
+    named = run_config(master).sweep
+    if named is not None and named.includes:
+        return _of_all([_requests(*sweep) for sweep in expand_includes(loader, master, named)]), True
+    return _requests(*expand(loader, master, typed)), True
+
+
+def _requests(config: RunConfig, arms: Sequence[ComposedArm]) -> list[RunRequest]:
+    """The runs of one sweep, or of a grid, after a look at what its claims need."""
     check_claims(config.sweep, arms)
-    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms], True
+    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms]
 
 
 def _of_all(sweeps: list[list[RunRequest]]) -> list[RunRequest]:

@@ -22,7 +22,7 @@ import pandas as pd
 
 from bitnet.analysis import collapse, grouping, tables
 from bitnet.common.console import command_name
-from bitnet.common.text import MISSING
+from bitnet.common.text import DASH
 from bitnet.reporting import curves, text_tables, wording
 from bitnet.reporting.svg import DotRow, draw_dots, draw_shares, draw_strip, framed_figure
 from bitnet.reporting.text_layout import Section
@@ -32,7 +32,7 @@ from bitnet.runs.reading import read_json_or_empty
 from bitnet.runs.statuses import DONE, UNFINISHED
 from bitnet.verdicts.crossing import MOMENTS, Effects
 from bitnet.verdicts.evidence import offset_of
-from bitnet.verdicts.experiment import Experiment, arm_names
+from bitnet.verdicts.experiment import TEXT_COLUMNS, Experiment, arm_names
 from bitnet.verdicts.verdict import Verdict
 
 _LONGEST_NAME = 60  # of an experiment in a file's name
@@ -61,7 +61,7 @@ def render_page(found: Sequence[Experiment], chapters: Chapters, commands: Seque
     """The page of these experiments.
 
     Args:
-        chapters: of `chapters_of`.
+        chapters: of `page_chapters`.
         commands: what to type for this report. tables_at: where its tables lie as files.
     """
     source = resources.files("bitnet.reporting").joinpath("html_page.html.j2").read_text(encoding="utf-8")
@@ -73,6 +73,7 @@ def render_page(found: Sequence[Experiment], chapters: Chapters, commands: Seque
         "chapters": chapters,
         "classes": [*_CLASSES.items(), ("not known", _UNKNOWN)],
         "commands": list(commands),
+        "diagnose": command_name("diagnose"),
         "tables_at": str(tables_at),
         "most_arms": MOST_ARMS,
     }
@@ -192,9 +193,9 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
     rows = [
         {
             "effect": effect,
-            "share": MISSING if pd.isna(share) else f"{share:.1%}",
+            "share": DASH if pd.isna(share) else f"{share:.1%}",
             "df": f"{df:.0f}",
-            "F": wording.short_number(F) if found.seeds > 1 else MISSING,
+            "F": wording.short_number(F) if found.seeds > 1 else DASH,
             "p": wording.short_number(p),
         }
         for effect, share, df, F, p in tests[["share", "df", "F", "p_holm"]].itertuples(name=None)
@@ -282,7 +283,7 @@ def _texts(experiment: Experiment, names: pd.Series) -> dict[str, Any]:
     """The numbers of continuations at the end of finished runs, mean over an arm's seeds with their n, beside the text's own."""
     runs, metrics = experiment.records.runs, experiment.records.metrics
     done = runs[runs["status"] == DONE]
-    columns = [f"{how}_{name}" for how in HOW for name in TEXT_NUMBERS]
+    columns = list(TEXT_COLUMNS)
     last = metrics[metrics["run"].isin(done.index)].groupby("run").tail(1).set_index("run")[columns].dropna(how="all")
     arms = last.groupby(runs["arm_id"].reindex(last.index))
     by_arm, n = arms.mean(), arms.size()
@@ -309,9 +310,9 @@ def _samples(runs: pd.DataFrame, names: pd.Series) -> list[_Sample]:
     found = []
     for _, run in _in_order(runs, names).iterrows():
         held = read_json_or_empty(Path(run["folder"]) / "samples.json")
-        texts = [{k: _shown(t.get(k, MISSING)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in _dicts(held)]
+        texts = [{k: _shown(t.get(k, DASH)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in _dicts(held)]
         if texts:
-            found.append(_Sample(f"{run['name']}, seed {run['seed']:.0f}", str(held.get("step", MISSING)), texts))
+            found.append(_Sample(f"{run['name']}, seed {run['seed']:.0f}", str(held.get("step", DASH)), texts))
     return found
 
 
@@ -339,11 +340,11 @@ def _records(runs: pd.DataFrame, names: pd.Series) -> tuple[list[list[str]], lis
                 f"{run['seed']:.0f}",
                 run["status"] + (f": {run['reason']}" if run["reason"] else ""),
                 f"{number(run['step'], 0)}/{number(run['steps'], 0)}{_beginning(record)}",
-                str(run["device"] or MISSING),
+                str(run["device"] or DASH),
                 number(run["train_seconds"] + run["eval_seconds"], 0),
                 number(run["tokens_per_second"], 0),
-                str(run["started"] or MISSING),
-                str(run["finished"] or MISSING),
+                str(run["started"] or DASH),
+                str(run["finished"] or DASH),
                 str(environments.setdefault(_environment(record), len(environments) + 1)),
                 str(run["folder"]),
             ]

@@ -14,7 +14,6 @@ from bitnet.common.errors import UserError
 _LABEL_LENGTH = 100
 
 
-# -------------------------------------------------------------------------------------------------- names and places
 def folder_label(overrides: Iterable[str]) -> str:
     """Overrides as one folder-safe, readable word: `optimizer=adamw,wd=paper`; `defaults` when there are none.
 
@@ -66,7 +65,8 @@ def check_inside(folder: Path, out: Path) -> None:
     """Raise UserError when links would have the run in `folder` written outside `out`."""
     for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
         if (real := place.resolve()) != place and not real.is_relative_to(out.resolve()):
-            raise UserError(f"{place}: is a link that leads out of {out}, where nothing is written; remove it")
+            where = f"a symbolic link that leads outside {out}; runs are written only below it"
+            raise UserError(f"{place}: {where}, so remove the link")
 
 
 def find_runs(directories: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:

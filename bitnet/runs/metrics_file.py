@@ -13,7 +13,6 @@ from bitnet.common.files import write_atomically
 from bitnet.runs.columns import COLUMNS, format_value
 
 
-# --------------------------------------------------------------------------------------------------------- metrics.csv
 def is_evaluated(step: int, eval_every: int, last: int | None) -> bool:
     """Whether a run evaluates at `step`: at the first, at every `eval_every`, and at its `last` (None: not known)."""
     return step == 1 or step % eval_every == 0 or step == last

@@ -53,9 +53,9 @@ def utc_now() -> str:
 
 
 # What a run is called and belongs to in the sweep that its folder lies in; the rest is the run's own, wherever it lies.
-_OWN_FACTS = {"label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "branch", "branch_at"}
-
-_OWN_FACTS |= {"created", "command"}
+_OWN_FACTS = {
+    "label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "branch", "branch_at", "created", "command",
+}  # fmt: skip
 
 
 def declare_sweep(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -23,11 +23,12 @@ def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm]) -> None
     _refuse_unknown_keys(sweep, {"arm", *(group for composed in arms for group in composed.choices)})
     longest = max(composed.values["steps"] for composed in arms)
     if late := [name for name, claim in sweep.claims.items() if claim.latest_step() > longest]:
-        say(f"note: claims about steps after the last one ({longest:,}): {', '.join(late)}; they stay inconclusive")
+        say(f"note: claims about steps after the last one ({longest:,}): {', '.join(late)}; they will be inconclusive")
     runs = [(c.arm.written_values | {"arm": c.arm.name}, c.choices, c.values) for c in arms]
     if lacking := without_runs(sweep.claims, runs):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        say(f"note: claims about runs that are not part of this command: {', '.join(lacking[:3])}{more}; they stay inconclusive")
+        listed = f"{', '.join(lacking[:3])}{more}"
+        say(f"note: claims about runs that are not part of this command: {listed}; they will be inconclusive")
 
 
 def _refuse_unknown_keys(sweep: SweepConfig, groups: set[str]) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
@@ -18,21 +19,21 @@ from bitnet.cli.overrides import key_of
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
 from bitnet.common.text import counted
+from bitnet.config.run import RunConfig
 from bitnet.config.sweep import SweepConfig, current_name
 from bitnet.launch import fork_client
-from bitnet.sweep.expand import expand
+from bitnet.sweep.expand import ComposedArm, expand
 
-INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
+INTERRUPTED, INVALID_INPUT = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
 
 
 def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
     """A command line with another sweep's name."""
-    name = current_name(name)
     return [f"sweeps={name}" if key_of(a) == "sweeps" else a for a in arguments]
 
 
-def validate_includes(loader: ConfigLoader, master: DictConfig, sweep: SweepConfig) -> None:
-    """Compose and validate every arm of every sweep that `sweep` is made of.
+def expand_includes(loader: ConfigLoader, master: DictConfig, sweep: SweepConfig) -> list[tuple[RunConfig, list[ComposedArm]]]:
+    """Every sweep that `sweep` is made of, as `expand` gives it, every arm composed and validated.
 
     Raises:
         UserError: naming the sweep that can't be run as asked.
@@ -40,15 +41,26 @@ def validate_includes(loader: ConfigLoader, master: DictConfig, sweep: SweepConf
     asked, about_hydra = list(master.hydra.overrides.task), list(master.hydra.overrides.hydra)
     if not any(key_of(o) == "sweeps" for o in asked):
         raise UserError(f"sweep.includes={sweep.includes}: a sweep of sweeps is started by its file's name, sweeps=NAME")
+    found = []
     for name in sweep.includes:
+        named = with_sweep(asked, name if _has_file(master, name) else current_name(name))
         try:
-            own = loader.load_configuration("config", [*about_hydra, *with_sweep(asked, name)], RunMode.MULTIRUN)
+            own = loader.load_configuration("config", [*about_hydra, *named], RunMode.MULTIRUN)
             if own.sweep is not None and own.sweep.get("includes"):
                 raise UserError("it is made of sweeps itself; name those instead")
-            for composed in expand(loader, own, with_sweep(asked, name))[1]:
+            config, arms = expand(loader, own, named)
+            for composed in arms:
                 _ = composed.config
         except (UserError, HydraException, OmegaConfBaseException) as error:
             raise UserError(f"sweeps={name}, which {sweep.name} includes: {explain(error)}") from None
+        found.append((config, arms))
+    return found
+
+
+def _has_file(master: DictConfig, sweep: str) -> bool:
+    """Whether one of the folders that Hydra reads has a sweep of that name."""
+    sources = [s for s in master.hydra.runtime.config_sources if s.schema == "file"]
+    return any((Path(s.path) / "sweeps" / f"{sweep}.yaml").is_file() for s in sources)
 
 
 def run_in_sequence(sweep: SweepConfig) -> None:
@@ -56,7 +68,7 @@ def run_in_sequence(sweep: SweepConfig) -> None:
 
     Raises:
         KeyboardInterrupt: when one of them was interrupted, after it has saved.
-        SystemExit: with the code of a mistaken command at once; with 1, at the end, when one of them had a failed run.
+        SystemExit: with the code of a command with invalid input at once; with 1, at the end, when one of them had a failed run.
     """
     fork_client.stop_prestarted()
     failed = []
@@ -65,8 +77,8 @@ def run_in_sequence(sweep: SweepConfig) -> None:
         code = _run(with_sweep(sys.orig_argv, name))
         if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
             raise KeyboardInterrupt
-        if code == MISTAKEN:
-            raise SystemExit(MISTAKEN)
+        if code == INVALID_INPUT:
+            raise SystemExit(INVALID_INPUT)
         if code != 0:
             failed.append(name)
     if failed:

@@ -78,12 +78,12 @@ def _all_but_schedules(run: Candidate) -> str:
 def _course(config: RunConfig, known: dict[str, np.ndarray]) -> np.ndarray:
     """Learning rate, weight decay and whether the optimizer forgets, as each update uses them: steps x 3."""
     hidden_size, steps, lag = config.model.hidden_size, config.steps, config.schedule_lag
-    forget_at = schedules.reset_step(config.optimizer.reset_at, steps, lag)
+    reset_at_step = schedules.reset_step(config.optimizer.reset_at, steps, lag)
     size = "" if config.lr.reference_hidden_size is None else hidden_size
-    key = f"{config.lr.model_dump_json()} {config.wd.model_dump_json()} {size} {steps} {lag} {forget_at}"
+    key = f"{config.lr.model_dump_json()} {config.wd.model_dump_json()} {size} {steps} {lag} {reset_at_step}"
     if key not in known:
         lr, wd = schedules.applied_rates(config.lr, config.wd, steps, hidden_size, lag)
-        known[key] = np.array([(lr(s), wd(s), s == forget_at) for s in range(1, steps + 1)])
+        known[key] = np.array([(lr(s), wd(s), s == reset_at_step) for s in range(1, steps + 1)])
     return known[key]
 
 

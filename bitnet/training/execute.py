@@ -30,7 +30,7 @@ from bitnet.training.device import describe, make_deterministic, pick_device
 from bitnet.training.loop import Outcome, train
 from bitnet.training.progress import Progress, Timing
 
-_GO_ON = "launch again to go on"
+_GO_ON = "the same command resumes"
 
 
 # ------------------------------------------------------------------------------------------------------------ execution
@@ -57,7 +57,7 @@ def execute(
                 if record.frozen()["status"] not in FINAL:
                     _attempt(record, config, nullcontext() if lease is None else lease, config.threads or threads, requests)
         except KeyboardInterrupt:
-            say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command goes on from there")
+            say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command resumes")
             requests.requeue()  # now that the run's lock is free
             raise
     return last_heldout_loss(folder)

@@ -51,7 +51,7 @@ class Trainer:
     autocast: Callable[[], AbstractContextManager]
     decode: Callable[[Sequence[int]], str]
     device: torch.device
-    forget_at: int | None = None  # the step before whose update the optimizer forgets its running means
+    reset_at_step: int | None = None  # the step before whose update the optimizer forgets its running means
     regularizer_state: losses.State = field(default_factory=dict)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ class Trainer:
 
     def update(self, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """One optimizer step; loss, addition and gradient norm stay on the device."""
-        if step == self.forget_at:
+        if step == self.reset_at_step:
             optim.reset_moments(self.optimizer)
         optim.set_rates(self.optimizer, self.applied_lr(step), self.applied_wd(step))
         loss, extra = self.losses(*self.batch(step))

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet.common.text import format_list
+from bitnet.config.claims import measured
 from bitnet.runs.reading import Unreadable, read_json_mapping
 
 _Versions = Sequence[Mapping[str, Any]]
@@ -22,8 +23,8 @@ class Declaration:
 
     sweep: as in a run's configuration (`question`, `arms`, `grid`, `seeds`, `claims`). scale: its name, None for none.
     at: when this version was written, None where the folder has no `sweep.json`. late: claims that were added, changed or
-    taken back after the first of the runs began. known: claims that are younger than results which the sweep took over from
-    another one. notes: what a reader must know of it.
+    taken back after the first of the runs began; other words for the same claim are no change. known: claims that are younger
+    than results which the sweep took over from another one. notes: what a reader must know of it.
     """
 
     sweep: Mapping[str, Any]
@@ -94,7 +95,7 @@ def _frozen(runs: pd.DataFrame, scale: str | None, problem: str | None) -> Decla
     if not copies:
         return Declaration({}, scale)
     notes = [f"{problem}: the claims are taken from the newest run's own configuration"] if copies[-1].get("claims") else []
-    if any((c.get("claims") or {}) != (copies[-1].get("claims") or {}) for c in copies):
+    if any(_measured(c) != _measured(copies[-1]) for c in copies):
         notes.append("the runs' own configurations hold different claims")
     return Declaration(copies[-1], scale, notes=tuple(notes))
 
@@ -126,8 +127,14 @@ def _seeds_since(every: _Versions) -> dict[int, pd.Timestamp]:
     return since
 
 
-def _claims(version: Mapping[str, Any]) -> Mapping[str, Any]:
-    return version["sweep"].get("claims") or {}
+def _claims(version: Mapping[str, Any]) -> dict[str, Any]:
+    """What a version's claims measure, by name."""
+    return _measured(version["sweep"])
+
+
+def _measured(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    claims = sweep.get("claims") or {}
+    return {name: measured(claim) if isinstance(claim, Mapping) else claim for name, claim in claims.items()}
 
 
 def _time(version: Mapping[str, Any]) -> pd.Timestamp:

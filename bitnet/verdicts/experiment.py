@@ -30,6 +30,7 @@ from bitnet.verdicts import verdict
 from bitnet.verdicts.crossing import MOMENTS, Effects, crossing, effects_at, level_of
 from bitnet.verdicts.declaration import Declaration, declared_versions, frozen_sweeps, read_declaration
 from bitnet.verdicts.kinds import kinds_of_runs
+from bitnet.verdicts.selection import NOT_YET
 from bitnet.verdicts.verdict import Verdict
 
 # What is read of metrics.csv for tables, classes and curves; claims may add to it.
@@ -186,7 +187,7 @@ def _kind(sweep: str, folder: Path, own: Records, kind: str) -> Experiment:
     found = verdict.judge(declaration.sweep, own.runs, own.metrics, facts) if claims else []
     if len(own.unreadable):
         why = _unreadable(own.unreadable)
-        found = [v if v.why.startswith(verdict.NOT_YET) else replace(v, word="inconclusive", why=why) for v in found]
+        found = [v if v.why.startswith(NOT_YET) else replace(v, word="inconclusive", why=why) for v in found]
     for names, remark in ((declaration.known, _KNOWN), (declaration.late, _LATE)):
         found = [replace(v, warnings=(remark, *v.warnings)) if v.claim in names else v for v in found]
     crossed = crossing(declaration.sweep, own.runs)

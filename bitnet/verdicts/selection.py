@@ -9,12 +9,13 @@ import pandas as pd
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.claims import Selector, is_level, level
 
+NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
+
 # What runs that are averaged or compared have in common unless their arms are about it: by column of the runs, what it is
 # called and the overrides that set it.
 ALIKE = {"steps": ("lengths", ("steps",)), "data_sha256": ("texts", ("data", "tokenizer"))}
 
 
-# ------------------------------------------------------------------------------------------------------------ selection
 def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ()) -> pd.DataFrame:
     """The runs that a selector names: an arm, or what they chose ({} for all).
 
@@ -24,7 +25,7 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
         UserError: it names no run.
     """
     if not len(runs):
-        raise UserError("not yet decided: there are no runs")
+        raise UserError(f"{NOT_YET} decided: there are no runs")
     if isinstance(selector, str):
         chosen = runs[runs["arm"] == selector]
         if not len(chosen):

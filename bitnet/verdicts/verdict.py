@@ -44,12 +44,11 @@ from bitnet.verdicts.circumstances import circumstances
 from bitnet.verdicts.decision import Word, decide, detectable, interval_text, number_text, own_value
 from bitnet.verdicts.evaluations import DERIVED_FROM, Evaluations
 from bitnet.verdicts.evidence import SeedNumbers, Seedwise, Side, correlation_points, offset_of, seed_numbers, sides
+from bitnet.verdicts.selection import NOT_YET
 
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
 
 _INCLUDED = "their evaluations up to that point are included"
-
-NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def test_a_disk_that_fails_ends_the_run_with_one_line_and_it_goes_on_once_there_
     assert command() == 1
     said = capfd.readouterr().err
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert os.strerror(code) in line and "goes on from the last checkpoint" in line and "Traceback" not in said
+    assert os.strerror(code) in line and "it resumes from the last checkpoint" in line and "Traceback" not in said
     run = the_run()
     assert record(run)["status"] == "failed" and os.strerror(code) in record(run)["reason"]
     before = saved(run)
@@ -232,7 +232,7 @@ def test_a_disk_that_takes_no_record_of_the_failure_is_said_to(broken, capfd, fo
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_data_is_prepared_is_one_line(code, broken, capfd, folder):
-    broken.setattr(prepared_data, "_write_durably", on_call(2, refuse(code), prepared_data._write_durably))
+    broken.setattr(prepared_data, "write_durably", on_call(2, refuse(code), prepared_data.write_durably))
     assert command() == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")]
     assert len(errors) == 1 and "data.cache=" in errors[0] and os.strerror(code) in errors[0]
@@ -300,7 +300,7 @@ def test_no_link_leads_a_run_out_of_out(link, folder, capfd):
     commands = [(), ("overwrite=true",), ("-m",)]
     for arguments in commands if link == "run" else [*commands, (f"resume={run}",)]:
         assert command(*arguments) == 2
-        assert "is a link that leads out of" in capfd.readouterr().err
+        assert "a symbolic link that leads outside" in capfd.readouterr().err
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
 
 

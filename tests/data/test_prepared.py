@@ -65,7 +65,7 @@ def test_a_text_in_token_form_is_told(tmp_path, text):
     assert not any("<unk>" in line for line in said), "a text about such texts"
     text.write_text(text.read_text() + "a <unk> word\n" * 30)
     prepare(text_data(tmp_path, text), BPE, say=said.append)
-    assert "says '<unk>' 33 times" in said[-1]
+    assert "contains '<unk>' 33 times" in said[-1]
 
 
 def test_the_manifest_counts_what_is_there(tmp_path, text):

@@ -120,7 +120,9 @@ def test_when_the_process_that_forks_the_runs_is_killed_one_line_and_the_summary
     broken = command(*sweep, faults=folder / "faults")
     said = broken.communicate(timeout=120)[1]
     assert broken.returncode == 1 and "Traceback" not in said, said
-    assert "forked from was killed by SIGKILL (out of memory?); 1 runs may be at work without it, 1 were not begun" in said
+    assert (
+        "forked from was killed by SIGKILL (out of memory?); 1 runs may still be running without it, 1 were not started" in said
+    )
     assert records()["clip.max_norm=0.9"]["status"] == "queued" and "1 queued" in said
     again = command(*sweep)
     said = again.communicate(timeout=120)[1]

@@ -35,7 +35,7 @@ def run(top: Path, name: str, state: str, *, beat: float | None = None, log: str
 
 
 def by_name(top: Path) -> dict[str, monitor.RunState]:
-    return {s.folder.name: s for s in monitor.run_states(top, time.time())}
+    return {s.folder.name: s for s in monitor.Monitor(top)()}
 
 
 def test_a_run_without_heartbeat_is_stalled_and_shows_what_it_said_last(tmp_path):
@@ -61,7 +61,7 @@ def test_failures_come_first_and_keep_their_reason(tmp_path):
     run(tmp_path, "c-queued", "queued", reason="stopped by SIGINT at step 10; launch again to go on")
     (tmp_path / "sweep" / "d-torn").mkdir()
     (tmp_path / "sweep" / "d-torn" / "run.json").write_text('{"status": "do')
-    found = monitor.run_states(tmp_path, time.time())
+    found = monitor.Monitor(tmp_path)()
     assert [s.folder.name for s in found] == ["b-failed", "c-queued", "a-done", "d-torn"]
     assert found[0].detail == "RuntimeError: broken" and "2.500" in found[2].detail
     assert found[3].status == "unreadable" and found[3].step is None
@@ -188,7 +188,7 @@ def test_a_task_is_known_by_its_own_number_too(cluster):
 def test_a_beating_run_runs_and_shows_its_job(tmp_path, cluster):
     run(tmp_path / "runs", "one", "running", beat=time.time(), slurm={"job": 7})
     cluster(queue_line("7", 7, "RUNNING", 1))
-    (found,) = monitor.run_states(tmp_path / "runs", time.time(), slurm_queue.query(["7"]))
+    (found,) = monitor.Monitor(tmp_path / "runs")()
     assert found.status == "running" and found.detail.endswith("left; job 7 running, requeued 1x")
 
 
@@ -241,7 +241,7 @@ def test_hidden_folders_are_not_runs(tmp_path):
 def test_markup_in_a_name_stays_text(tmp_path):
     run(tmp_path, "label=[red]x", "failed", reason="[bold]no[/bold]")
     console = Console(record=True, width=200, file=io.StringIO())
-    console.print(status_view.table(monitor.run_states(tmp_path, time.time()), tmp_path, 9))
+    console.print(status_view.table(monitor.Monitor(tmp_path)(), tmp_path, 9))
     shown = console.export_text()
     assert "[red]x" in shown and "[bold]no[/bold]" in shown
 

@@ -256,7 +256,7 @@ def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
     with torch.device("meta"):
         model = BitNet(config.model, config.quant, 64, max(config.seq_len, config.probe.context_length))
     # the CPU has an attention of its own that keeps less, and batches come from outside of torch
-    assert cost._peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
+    assert cost.peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
 
 
 def test_live_bytes_follow_what_is_alive():
@@ -323,11 +323,11 @@ def test_help_has_an_example(capsys):
     [
         (
             "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: b159}, against: b, expected: lower, margin: 1}",
-            ["claims about runs that are not part of this command: c.arm (arm=a, quant=b159); they stay inconclusive"],
+            ["claims about runs that are not part of this command: c.arm (arm=a, quant=b159); they will be inconclusive"],
         ),
         (
             "{kind: bound, says: x, metric: heldout_loss, arm: a, expected: at_most, bound: 1, at: 5000}",
-            ["claims about steps after the last one (", "): c; they stay inconclusive"],
+            ["claims about steps after the last one (", "): c; they will be inconclusive"],
         ),
     ],
 )

@@ -46,7 +46,7 @@ def damaged(top: Path, how: str) -> Path:
 def test_status_report_and_diagnose_say_the_same_of_a_run_that_cannot_be_read(tmp_path, how, capsys):
     folder = damaged(tmp_path, how)
     ((place, why),) = frames.read_runs([tmp_path]).unreadable.to_numpy().tolist()
-    (seen,) = [s for s in monitor.run_states(tmp_path, 0.0) if s.folder == folder]
+    (seen,) = [s for s in monitor.Monitor(tmp_path)() if s.folder == folder]
     assert (place, seen.status, seen.detail) == (str(folder), "unreadable", why)
     assert why.startswith(DAMAGE[how][1])
     assert diagnose.main([str(tmp_path)]) == 0
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_by_both(tmp_path, monkeypatc
     monkeypatch.setattr(os, "scandir", refuse)
     expected = [[str(closed), "can't be listed: Permission denied"]]
     assert frames.read_runs([tmp_path]).unreadable.to_numpy().tolist() == expected
-    found = [[str(s.folder), s.detail] for s in monitor.run_states(tmp_path, 0.0) if s.status == "unreadable"]
+    found = [[str(s.folder), s.detail] for s in monitor.Monitor(tmp_path)() if s.status == "unreadable"]
     assert found == expected
 
 

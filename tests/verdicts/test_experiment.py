@@ -7,14 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import run_folders
 import yaml
-from run_folders import Row, declare, make_run, metrics_text
+from run_folders import Row, declare, evaluations, make_run, metrics_text
 
-from bitnet.analysis import frames
+from bitnet import report
+from bitnet.analysis import frames, grouping
 from bitnet.reporting import wording
-from bitnet.verdicts.experiment import READ, Experiment, arm_names, experiments_in
+from bitnet.verdicts.experiment import READ, Experiment, arm_names, experiments_by_table, experiments_in, records_of
 
 STEPS = (100, 5000, 10_000)
 CLAIM: dict[str, Any] = {
@@ -88,6 +90,23 @@ def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
     assert more.margin == 1.5 and more.word == "not reproduced", "the newest version counts"
     assert "declared or changed after the first run began" in more.warnings
     assert "declared or changed after the first run began" not in same.warnings
+
+
+def test_a_claim_that_is_only_told_in_other_words_is_not_late(tmp_path):
+    """Nor is one whose published figure is quoted differently; the newest words are shown, and no number of versions is."""
+    pair(tmp_path / "s")
+    once, later = CLAIM | {"published": "about one nat"}, CLAIM | {"says": "More stays, more is lost", "published": "1 nat"}
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": once}), ("2025-02-01T00:00:00+00:00", {"more": later}))
+    (found,) = read(tmp_path)
+    assert (found.declaration.late, found.declaration.known, found.declaration.notes) == ((), (), ())
+    assert found.verdicts[0].says == "More stays, more is lost"
+    assert not any("declared or changed" in warning for warning in found.verdicts[0].warnings)
+    declare(
+        tmp_path / "s",
+        ("2024-12-31T00:00:00+00:00", {"more": once}),
+        ("2025-02-01T00:00:00+00:00", {"more": later | {"published": 1.0}}),
+    )
+    assert read(tmp_path)[0].declaration.late == ("more",), "a number is compared with what is measured"
 
 
 def test_claims_that_changed_before_any_run_began_need_no_remark(tmp_path):
@@ -501,3 +520,67 @@ def test_a_claim_never_takes_the_next_evaluation_for_a_missing_one(tmp_path):
     (verdict,) = read(tmp_path)[0].verdicts
     assert verdict.word == "inconclusive" and "no number from seed 1 of against (done)" in verdict.why
     assert any("lacks the evaluation at step 5000" in warning for warning in verdict.warnings)
+
+
+# ------------------------------------------------------------------------------------- which runs a set of tables is about
+ROWS = evaluations([1, 5000, 6000, 10_000], [20, 2, 10, 13])
+DECAY = "python -m bitnet.train -m wd=paper,wd005"
+SMOOTHING = "/opt/bin/python -m bitnet.train -m smoothing=none,ls01"
+
+
+def free(folder: Path, arm: str, command: str | None, seed: int = 0, **facts: object) -> Path:
+    """A run of no sweep."""
+    return make_run(folder, arm=arm, seed=seed, rows=ROWS, sweep=None, command=command, **facts)
+
+
+def groups(*folders: Path) -> dict[str, list[str]]:
+    """The arms of each group, by its name."""
+    found = frames.read_runs(folders, READ)
+    by_table = experiments_by_table(experiments_in(found, folders), folders)
+    return {name: sorted(records_of(group, found).runs["label"]) for name, group in by_table.items()}
+
+
+def test_a_day_s_commands_are_experiments_of_their_own(tmp_path):
+    for arm in ("wd=paper", "wd=wd005"):
+        free(tmp_path, arm, DECAY)
+    for arm in ("smoothing=ls01", "smoothing=none"):
+        free(tmp_path, arm, SMOOTHING)
+    assert groups(tmp_path) == {
+        "-m wd=paper,wd005": ["wd=paper", "wd=wd005"],
+        "-m smoothing=none,ls01": ["smoothing=ls01", "smoothing=none"],
+    }
+
+
+def test_seeds_that_were_added_later_join_the_earlier_ones(tmp_path):
+    free(tmp_path, "wd=paper", DECAY)
+    free(tmp_path, "wd=wd005", DECAY)
+    free(tmp_path, "wd=paper", f"{DECAY} seed=1", seed=1)
+    free(tmp_path, "clip=norm01", "python -m bitnet.train clip=norm01")
+    free(tmp_path, "smoothing=ls01", None)
+    assert groups(tmp_path) == {
+        "-m wd=paper,wd005": ["wd=paper", "wd=paper", "wd=wd005"],
+        grouping.ONE_BY_ONE: ["clip=norm01", "smoothing=ls01"],
+    }
+
+
+def test_sweeps_below_one_folder_stand_apart_and_named_ones_together(tmp_path):
+    make_run(tmp_path / "a", rows=ROWS)
+    make_run(tmp_path / "b", rows=ROWS, arm="wd=wd005")
+    make_run(tmp_path / "b", rows=ROWS)
+    assert groups(tmp_path) == {"sweep a": ["wd=paper"], "sweep b": ["wd=paper", "wd=wd005"]}, "a shared run is in both"
+    assert groups(tmp_path / "a", tmp_path / "b") == {"sweep a + sweep b": ["wd=paper", "wd=wd005"]}
+    assert groups(tmp_path / "b") == {"sweep b": ["wd=paper", "wd=wd005"]}
+
+
+def test_each_experiment_has_its_tables_and_the_rest_is_over_all(tmp_path, capsys):
+    make_run(tmp_path / "a", arm="wd=paper,clip=norm01", rows=ROWS)
+    make_run(tmp_path / "a", arm="wd=wd005,clip=norm01", rows=ROWS)
+    make_run(tmp_path / "b", arm="smoothing=ls01", rows=ROWS, status="failed", reason="broken")
+    assert report.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.index("2 experiments") < text.index("\nsweep a\n") < text.index("\nsweep b\n") < text.index("broken")
+    first, second = text.split("\nsweep b\n")
+    assert "Common to all arms, and omitted from their names: clip=norm01" in first and "clip=norm01" not in second
+    assert text.count("Runs that did not finish") == 1
+    table = pd.read_csv(tmp_path / "tables" / "learning.csv")
+    assert table["experiment"].tolist() == ["sweep a", "sweep a", "sweep b"]

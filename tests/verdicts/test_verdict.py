@@ -28,7 +28,7 @@ def _no_full_collection(monkeypatch):
 
 
 class World:
-    """Runs in memory: the columns of `bitnet.runs.Records` that verdicts read."""
+    """Runs in memory: the columns of `bitnet.analysis.frames.Records` that verdicts read."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []

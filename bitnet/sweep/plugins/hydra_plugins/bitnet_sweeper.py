@@ -36,6 +36,6 @@ class ArmsSweeper(basic_sweeper()):
         loader = self.hydra_context.config_loader
         named = compose.run_config(self.config).sweep
         if named is not None and named.includes:
-            sequence.validate_includes(loader, self.config, named)
+            sequence.expand_includes(loader, self.config, named)  # refuses what can't be run, before the first starts
             return sequence.run_in_sequence(named)
         return controller.run_sweep(loader, self.config, self.launcher, arguments)
