@@ -80,7 +80,7 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
     from bitnet.runs.record import RunRecord
 
     record = RunRecord(folder)
-    frozen, made = OmegaConf.create(record.config()), record.read().get("choices", {})
+    frozen, made = OmegaConf.create(record.config()), record.read_to_go_on().get("choices", {})
     amended = False
     for key in map(key_of, overrides):
         if key == "resume" or key.startswith(("hydra", "launcher")):

@@ -7,6 +7,7 @@ import os
 import torch
 
 from bitnet.common.errors import UserError
+from bitnet.common.limits import check_threads
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,7 +40,11 @@ def make_deterministic(threads: int) -> None:
     """Ask torch for the algorithms that give the same bits each time; where an operation has none, torch warns.
 
     Sums are split among threads, so their number is part of what gives the bits.
+
+    Raises:
+        UserError: when this machine can't start so many threads.
     """
+    check_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; cuBLAS's own condition
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

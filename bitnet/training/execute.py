@@ -54,7 +54,7 @@ def execute(
     with stop_requests() as requests:
         try:
             with lock_run(record, wait=wait):
-                if record.read().get("status") not in FINAL:
+                if record.read_to_go_on()["status"] not in FINAL:
                     _attempt(record, config, nullcontext() if lease is None else lease, config.threads or threads, requests)
         except KeyboardInterrupt:
             say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command goes on from there")

@@ -194,7 +194,8 @@ def _alarm(reduced: SeedNumbers) -> str:
 def _notes(of: Sequence[Side]) -> list[str]:
     """What was wrong with a run's file of evaluations."""
     noted = [(side, run) for side in of if "note" in side.runs for _, run in side.runs.iterrows() if run["note"]]
-    return [f"seed {int(run['seed'])} of {side.name}: metrics.csv: {run['note']}" for side, run in noted]
+    of_file = [(f"seed {int(run['seed'])} of {side.name}", run["note"]) for side, run in noted]
+    return [f"{whose}: {'' if 'metrics.csv' in note else 'metrics.csv: '}{note}" for whose, note in of_file]
 
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
