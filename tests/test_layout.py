@@ -42,7 +42,8 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     },
     "config/test_run.py": {
         "parts of a run's configuration": [
-            "config/base", "config/data", "config/identity", "config/launcher", "config/messages", "common/errors", "common/limits",
+            "config/base", "config/data", "config/identity", "config/launcher", "config/messages", "common/errors",
+            "common/limits",
         ],
     },
     "data/test_corpus.py": {

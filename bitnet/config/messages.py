@@ -16,7 +16,8 @@ Knobs = Callable[[str], set[str]]
 _LONGEST = 160  # sentence on what was read from a file, in characters
 
 
-_OTHER_VERSION = {"missing", "union_tag_not_found", "extra_forbidden"}  # what a version that has fewer keys, or more, may have written
+# Errors that a version with other keys may cause.
+_OTHER_VERSION = {"missing", "union_tag_not_found", "extra_forbidden"}
 
 
 def misfit(model: type[BaseModel], values: Mapping[str, Any], knobs: Knobs) -> str | None:

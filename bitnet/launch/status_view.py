@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text
 from bitnet.common.text import counted, single_line
 from bitnet.launch.monitor import Monitor, RunState
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
@@ -29,7 +29,8 @@ def table(found: list[RunState], top: Path, most: int) -> Table:
     drawn.add_column("step", justify="right", no_wrap=True)
     drawn.add_column("detail", overflow="fold", ratio=2)
     for s in found[:most]:
-        name = s.folder.name if s.folder == top else str(s.folder.relative_to(top))
+        inner = s.folder != top and s.folder.is_relative_to(top)
+        name = str(s.folder.relative_to(top)) if inner else s.folder.name
         drawn.add_row(Text(single_line(name)), s.status, _step(s), Text(single_line(s.detail)), style=_STYLES.get(s.status))
     if len(found) > most:
         drawn.add_row(f"... and {len(found) - most:,} more (--all shows them)", "", "", "")
@@ -123,9 +124,8 @@ def show(look: Monitor, console: Console, most: int) -> None:
     if console.is_terminal:
         console.print(table(found, look.top, most))
     else:
-        print(plain(found))
-        print(f"{look.top}: {describe(s.status for s in found)}")
-    print("\n".join([*look.remark, *advice(found, look.top)]), flush=True)
+        print_text(f"{plain(found)}\n{look.top}: {describe(s.status for s in found)}")
+    print_text("\n".join([*look.remark, *advice(found, look.top)]))
 
 
 def watch(look: Monitor, console: Console, most: int) -> None:

@@ -318,9 +318,7 @@ def _samples(runs: pd.DataFrame, names: pd.Series) -> tuple[list[_Sample], list[
         except Unreadable as error:
             problems.append(f"{name}: its samples are not shown: {error}")
             continue
-        texts = [
-            {k: _shown(t.get(k)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in held.get("samples", [])
-        ]
+        texts = [{k: _shown(t.get(k)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in held.get("samples", [])]
         if texts:
             found.append(_Sample(name, str(held.get("step", MISSING)), texts))
     return found, problems

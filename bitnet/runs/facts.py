@@ -23,7 +23,6 @@ _Threads = Annotated[int, Field(gt=0, le=MOST_THREADS)]
 _ProcessId = Annotated[int, Field(gt=0, lt=2**31)]
 
 
-
 def _nameable(path: str) -> str:
     if not path or "\0" in path:
         raise ValueError("no file can be called that")

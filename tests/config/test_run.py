@@ -81,7 +81,10 @@ REFUSED = [
     ),
     ({"sweep": SWEEP | {"arms": {"one": ""}, "claims": {"a": CLAIM | {"arm": "on"}}}}, "sweep.claims.a.arm=on: no such arm"),
     ({"scale": {"name": "x", "steps": 2}}, "scale.steps=2: input should be less than or equal to 1"),
-    ({"sweep": SWEEP | {"arms": {"a": "x='"}}}, """sweep.arms.a="x='": no closing quotation; overrides are written as in a shell"""),
+    (
+        {"sweep": SWEEP | {"arms": {"a": "x='"}}},
+        """sweep.arms.a="x='": no closing quotation; overrides are written as""",
+    ),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
     ({"sweep": SWEEP | {"grid": {"a": [[1]]}}}, "sweep.grid.a.0=[1]: input should be a valid string"),
     ({"optimizer.betas": [0.9, 0.9, 0.9]}, "optimizer.betas=[0.9, 0.9, 0.9]: tuple should have at most 2 items"),

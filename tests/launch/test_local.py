@@ -478,7 +478,10 @@ def test_a_lease_that_the_file_system_refuses_is_told_in_one_line(tmp_path, monk
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(UserError, match=r"gpu-0-0\.lock: can't be locked \(No locks available\), .*TMPDIR"), lease("0", 1, tmp_path):
+    with (
+        pytest.raises(UserError, match=r"gpu-0-0\.lock: can't be locked \(No locks available\), .*TMPDIR"),
+        lease("0", 1, tmp_path),
+    ):
         pass
 
 

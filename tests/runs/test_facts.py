@@ -56,7 +56,11 @@ def test_a_value_that_no_run_can_have_written_is_told_in_one_line(tmp_path, fact
 
 
 def test_what_runs_have_written_passes(tmp_path):
-    records = [*FIXTURE.rglob("run.json"), make_run(tmp_path, status="queued") / "run.json", make_run(tmp_path, seed=1) / "run.json"]
+    records = [
+        *FIXTURE.rglob("run.json"),
+        make_run(tmp_path, status="queued") / "run.json",
+        make_run(tmp_path, seed=1) / "run.json",
+    ]
     assert len(records) == 8
     for path in records:
         assert read_record(path.parent) == json.loads(path.read_text())
