@@ -86,10 +86,10 @@ def test_a_damaged_heartbeat_is_none_and_is_told(tmp_path, beat, capsys):
     values = {"time": NOW, "step": 42, "loss": 3.5, "tokens_per_second": 1000, "left": 90}
     folder = run(tmp_path, "one", "running")
     (folder / ".progress.json").write_text(json.dumps(values | beat))
-    found = by_name(tmp_path)
+    found = {s.folder.name: s for s in monitor.run_states(tmp_path, NOW)}
     assert (found["whole"].status, found["one"].status, found["one"].step) == ("running", "stalled", 10)
     (key,) = beat
-    assert f" s; .progress.json: {key}=" in found["one"].detail
+    assert found["one"].detail.startswith(f"no heartbeat for 3,600 s; .progress.json: {key}=")
     assert len([line for line in shown(tmp_path, capsys) if line.count("\t") == 3]) == 2
 
 
