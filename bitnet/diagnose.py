@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet.analysis.diagnosis import diagnose
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text
 from bitnet.common.errors import UserError
 from bitnet.reporting.diagnosis_text import diagnosis_text, wrapped
 
@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.format == "json":
         print(json.dumps([d.as_dict() for d in found], indent=2))
     elif len(found) == 1:
-        print(diagnosis_text(found[0]))
+        print_text(diagnosis_text(found[0]))
     else:
-        print("\n".join(wrapped(f"{Path(d.case.run['folder']).name}: {d.headline}", "    ") for d in found))
+        print_text("\n".join(wrapped(f"{Path(d.case.run['folder']).name}: {d.headline}", "    ") for d in found))
     return 0
 
 

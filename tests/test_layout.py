@@ -41,6 +41,7 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     "config/test_run.py": {
         "parts of a run's configuration": [
             "config/base", "config/data", "config/identity", "config/launcher", "config/messages", "common/errors",
+            "common/limits",
         ],
     },
     "data/test_corpus.py": {

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bitnet.common.limits import MOST_COUNT
 from bitnet.config.base import value_at
 from bitnet.config.claims import RUN_FACTS
 from bitnet.runs.statuses import DIVERGED, DONE
@@ -63,7 +64,7 @@ NEEDED = ("Step", "heldout_loss", "heldout_uniq", "heldout_distinct_targets", "l
 def warmup_steps(config: dict) -> float:
     """How many steps the learning rate of a run rises for, nan where its record does not say."""
     steps = value_at(config, "lr.warmup_steps")
-    return float(steps) if isinstance(steps, int | float) else math.nan
+    return float(steps) if isinstance(steps, int | float) and abs(steps) <= MOST_COUNT else math.nan
 
 
 def is_warming(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.Series:

@@ -32,7 +32,7 @@ from bitnet.analysis.frames import read_runs
 from bitnet.common.errors import UserError
 from bitnet.runs.columns import HOW, TEXT_NUMBERS
 from bitnet.runs.folders import checkpoint_parts
-from bitnet.runs.reading import read_json_or_empty
+from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import DIVERGED, MISSING, QUEUED
 
 _TEXT_NAMES = {"seq_rep_4": "repeated 4-grams", "distinct_1": "distinct tokens / tokens", "diversity": "diversity"}
@@ -94,6 +94,9 @@ def diagnose(path: Path) -> list[Diagnosis]:
         raise UserError(f"{lost['folder']}: can't be read as a run ({lost['reason']})")
     for lost, why in records.unreadable[["folder", "reason"]].to_numpy().tolist():
         print(f"note: {lost}: can't be read as a run, skipped ({why})", file=sys.stderr)
+    for run in records.runs.itertuples():
+        if run.note:
+            print(f"note: {run.folder}: {run.note}", file=sys.stderr)
     metrics = records.metrics if step is None else _until(records.metrics, step, path)
     kinds, facts = classify(records.runs, metrics), run_facts(records.runs, metrics)
     metrics = metrics.assign(kind=kinds)
@@ -137,7 +140,7 @@ def _worst(course: pd.DataFrame) -> pd.Series | None:
 
 def _heldout_text(folder: Path) -> dict[str, float | None]:
     """The text numbers of what really follows the prompts; empty where the run has not recorded them."""
-    return read_json_or_empty(folder / "run.json").get("heldout_text") or {}
+    return RunRecord(folder).read().get("heldout_text") or {}
 
 
 def _headline(case: Case) -> str:
@@ -202,6 +205,8 @@ def _too_high(case: Case) -> str:
 def _why_nothing(case: Case) -> str:
     if case.run["status"] in (QUEUED, MISSING) and not len(case.course):
         return "the run has not begun"
+    if not len(case.course) and case.run["note"]:
+        return case.run["note"]
     warmup = warmup_steps(case.run["config"])
     if not len(case.course) or (case.course["kind"] == WARM_UP).any():
         return f"there is no evaluation after warm-up ({warmup:,.0f} steps)"

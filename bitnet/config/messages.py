@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from bitnet.common.errors import suggestion
+from bitnet.common.text import shortened, single_line
 
 KnownKeys = Callable[[str], set[str]]
+
+_LONGEST = 160  # sentence on what was read from a file, in characters
+
+
+# Errors that a version with other keys may cause.
+_OTHER_VERSION = {"missing", "union_tag_not_found", "extra_forbidden"}
+
+
+def misfit(model: type[BaseModel], values: Mapping[str, Any], knobs: KnownKeys) -> str | None:
+    """What is wrong with values that a version of this package wrote down: the first of another type, or out of bounds.
+
+    A key that is missing or unknown is not: another version may have written it. None when all is well.
+    """
+    try:
+        model.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        wrong = [e for e in error.errors(include_url=False) if e["type"] not in _OTHER_VERSION]
+        return shortened(single_line(error_sentence(wrong[0], dict(values), knobs)), _LONGEST) if wrong else None
+    except (TypeError, ValueError, RecursionError) as error:  # what YAML holds and JSON does not: a date, a loop
+        return shortened(single_line(str(error)), _LONGEST)
+    return None
 
 
 def error_sentence(error: Mapping[str, Any], values: dict[str, Any], keys_below: KnownKeys) -> str:

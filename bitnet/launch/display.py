@@ -17,8 +17,9 @@ from rich.text import Text
 
 from bitnet.common.text import format_duration
 from bitnet.runs import heartbeat
-from bitnet.runs.record import RunRecord
-from bitnet.runs.statuses import DONE, MISSING, QUEUED
+from bitnet.runs.reading import Unreadable
+from bitnet.runs.record import RunRecord, read_record
+from bitnet.runs.statuses import DONE, MISSING, QUEUED, UNREADABLE
 
 REDRAW_SECONDS = 0.5
 
@@ -57,7 +58,11 @@ def live_display(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
     def tell() -> None:
         for folder in [f for f in course.exits if f not in told]:
             told.add(folder)
-            run = RunRecord(folder).read()
+            try:
+                run = read_record(folder)
+            except Unreadable as error:  # its folder was removed, or damaged, while it ran
+                print(f"[{len(told)}/{len(folders)}] {folder.name}: {UNREADABLE}: {error}", file=sys.stderr, flush=True)
+                continue
             final = run.get("final") or {}
             loss = f", held-out loss {final['heldout_loss']:.3f}" if "heldout_loss" in final else ""
             how = "stopped" if run.get("status") == QUEUED else run.get("status")

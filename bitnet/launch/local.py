@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from bitnet.common.console import say
+from bitnet.common.errors import UserError
 from bitnet.common.stopping import SIGNALS
 from bitnet.launch.display import REDRAW_SECONDS, Course, live_display
 from bitnet.launch.fork_client import ForkServer, ForkServerDied, describe_exit, fork_server
@@ -98,6 +99,8 @@ def _end(course: Course, folder: Path, code: int) -> None:
                 record.update(**end)
     except RunLocked:
         say(f"{folder}: a process that waited for the run {describe_exit(code)}; another one is working on it")
+    except UserError as error:
+        say(f"{error}; its process {describe_exit(code)}, which can't be recorded")
     except OSError as error:  # the disk is full: the other runs go on
         say(f"{folder}: its process {describe_exit(code)}, which can't be recorded: {error.strerror}")
 

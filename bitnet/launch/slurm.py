@@ -19,10 +19,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
+from bitnet.common.files import hold_lock
 from bitnet.common.text import counted
 from bitnet.launch import slurm_queue
 from bitnet.launch.slurm_job import Task, python
@@ -46,7 +45,7 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
     base = _submissions(parameters)
     base.mkdir(parents=True, exist_ok=True)
     finished = {f: RunRecord(f).read().get("finished") for f in folders}
-    with FileLock(base / ".lock"):  # two controllers at once would both find a run without a job
+    with hold_lock(base / ".lock", wait=True):  # two controllers at once would both find a run without a job
         missing = [f for f, known in zip(folders, _active_jobs(folders), strict=True) if known is None]
         waiting = [f for f in missing if RunRecord(f).read().get("finished") == finished[f]]  # others ended meanwhile
         if len(folders) > len(missing):

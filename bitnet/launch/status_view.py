@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet.common.console import command_name
-from bitnet.common.text import counted
+from bitnet.common.console import command_name, print_text
+from bitnet.common.text import counted, single_line
 from bitnet.launch.monitor import Monitor, RunState
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
 
@@ -29,17 +29,22 @@ def table(found: list[RunState], top: Path, most: int) -> Table:
     drawn.add_column("step", justify="right", no_wrap=True)
     drawn.add_column("detail", overflow="fold", ratio=2)
     for s in found[:most]:
-        step = "" if s.step is None else f"{s.step}/{s.steps}"
-        name = s.folder.name if s.folder == top else str(s.folder.relative_to(top))
-        drawn.add_row(Text(name), s.status, step, Text(s.detail), style=_STYLES.get(s.status))
+        inner = s.folder != top and s.folder.is_relative_to(top)
+        name = str(s.folder.relative_to(top)) if inner else s.folder.name
+        drawn.add_row(Text(single_line(name)), s.status, _step(s), Text(single_line(s.detail)), style=_STYLES.get(s.status))
     if len(found) > most:
         drawn.add_row(f"... and {len(found) - most:,} more (--all shows them)", "", "", "")
     return drawn
 
 
+def _step(state: RunState) -> str:
+    """The step that a run is at, and how many it has."""
+    return "" if state.step is None else f"{state.step}/{'?' if state.steps is None else state.steps}"
+
+
 def plain(found: list[RunState]) -> str:
     """A line for each run, for pipes and files: status, step, folder and detail, separated by tabs."""
-    rows = ((s.status, "" if s.step is None else f"{s.step}/{s.steps}", str(s.folder), s.detail) for s in found)
+    rows = ((s.status, _step(s), str(s.folder), single_line(s.detail)) for s in found)
     return "\n".join("\t".join(row) for row in rows)
 
 
@@ -119,9 +124,8 @@ def show(monitor: Monitor, console: Console, most: int) -> None:
     if console.is_terminal:
         console.print(table(found, monitor.top, most))
     else:
-        print(plain(found))
-        print(f"{monitor.top}: {describe(s.status for s in found)}")
-    print("\n".join([*monitor.remark, *advice(found, monitor.top)]), flush=True)
+        print_text(f"{plain(found)}\n{monitor.top}: {describe(s.status for s in found)}")
+    print_text("\n".join([*monitor.remark, *advice(found, monitor.top)]))
 
 
 def watch(monitor: Monitor, console: Console, most: int) -> None:

@@ -89,7 +89,8 @@ def _resumed(master: DictConfig, typed: list[str]) -> RunRequest | None:
     folder = Path(master.resume).expanduser().resolve()
     record = RunRecord(folder)
     own = tuple(o for o in typed if key_of(o) != "resume")
-    return RunRequest(load_config(record.config()), own, record.read().get("choices", {}), record.read().get("arm"), folder)
+    config, known = load_config(record.config()), record.frozen()
+    return RunRequest(config, own, known.get("choices", {}), known.get("arm"), folder)
 
 
 def placement(runs: Sequence[RunRequest], sweeping: bool) -> Placement:

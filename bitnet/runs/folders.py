@@ -89,8 +89,14 @@ def find_runs(directories: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
             inside.clear()
             if (real := os.path.realpath(at)) not in seen:
                 seen.add(real)
-                yield Path(at), None
+                yield _nameable(at)
         yield from ((Path(error.filename), f"can't be listed: {error.strerror}") for error in blocked)
+
+
+def _nameable(folder: str) -> tuple[Path, str | None]:
+    """A folder, or as much of its name as can be written down, and why it is not read."""
+    readable = os.fsencode(folder).decode(errors="replace")
+    return Path(readable), None if readable == folder else "its path is no UTF-8 text; rename it"
 
 
 _CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")

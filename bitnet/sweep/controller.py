@@ -23,8 +23,9 @@ from bitnet.config.sweep import SweepConfig
 from bitnet.launch import local, slurm
 from bitnet.runs import trunk
 from bitnet.runs.provenance import provenance
-from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss
-from bitnet.runs.statuses import DONE, FINAL, MISSING, count_statuses
+from bitnet.runs.reading import Unreadable
+from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss, read_record
+from bitnet.runs.statuses import DONE, FINAL, UNREADABLE, count_statuses
 from bitnet.sweep.branching import is_skipped, share_first_steps
 from bitnet.sweep.check_claims import check_claims
 from bitnet.sweep.expand import Arm, ComposedArm, expand
@@ -43,7 +44,8 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     check_claims(config.sweep, arms)
     queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:
-        _declare(queued, config.sweep, config.scale_name)
+        seeds = sorted({c.config.seed for c in arms})
+        declare_sweep(queued[0].folder.parent, _declaration(config.sweep, seeds, config.scale_name))
     todo = [q for q in queued if not is_skipped(q, config)]
     say(f"{counted(len(queued), 'run')}, {len(queued) - len(todo)} of them finished before, in {queued[0].folder.parent}")
     try:
@@ -63,11 +65,9 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     return returned
 
 
-def _declare(queued: list[QueuedRun], sweep: SweepConfig, scale: str | None) -> None:
-    """Write down what the sweep claims, with the seeds and the scale that it is really run with."""
-    seeds = sorted({int(RunRecord(q.folder).read()["seed"]) for q in queued})
-    said = sweep.model_dump(mode="json") | {"seeds": seeds}
-    declare_sweep(queued[0].folder.parent, {"sweep": said, "scale": scale})
+def _declaration(sweep: SweepConfig, seeds: list[int], scale: str | None) -> dict[str, Any]:
+    """What the sweep claims, with the seeds and the scale that it is really run with."""
+    return {"sweep": sweep.model_dump(mode="json") | {"seeds": seeds}, "scale": scale}
 
 
 def _is_final(run: QueuedRun | ResolvedRun) -> bool:
@@ -137,9 +137,23 @@ def launch_local(
     """
     composer = Composer(loader, master)
     folders = [_folder_of(composer, overrides, here=True) for overrides in jobs]
-    device = load_config(RunRecord(folders[0]).config()).device
-    codes = local.run_all(list(dict.fromkeys(folders)), device, at_once, per_gpu)
+    codes = local.run_all(list(dict.fromkeys(folders)), _device(folders), at_once, per_gpu)
     return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
+
+
+def _device(folders: Sequence[Path]) -> str:
+    """The device of these runs, as the first says whose configuration can be read; the others end one by one.
+
+    Raises:
+        UserError: when none can be read.
+    """
+    first, *others = folders
+    try:
+        return load_config(RunRecord(first).config()).device
+    except UserError:
+        if not others:
+            raise
+        return _device(others)
 
 
 def launch_on_slurm(
@@ -161,7 +175,7 @@ def _returns(folders: Sequence[Path], jobs: Sequence[Sequence[str]], failed: set
     returned = []
     for folder, overrides in zip(folders, jobs, strict=True):
         job = JobReturn(overrides=list(overrides), working_dir=str(folder))
-        reason = UserError(f"{folder}: {RunRecord(folder).read().get('reason')}") if folder in failed else None
+        reason = UserError(f"{folder}: {_end(folder)[1]}") if folder in failed else None
         job.status = JobStatus.COMPLETED if reason is None else JobStatus.FAILED
         job.return_value = last_heldout_loss(folder) if reason is None else reason
         returned.append(job)
@@ -176,13 +190,22 @@ def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> P
     return freeze_single(load_config(values), overrides, options, here=here).folder
 
 
+def _end(folder: Path) -> tuple[str, str | None]:
+    """How a run stands, and the reason on record; of a folder that was removed or damaged meanwhile, why it can't be read."""
+    try:
+        record = read_record(folder)
+    except Unreadable as error:
+        return UNREADABLE, str(error)
+    return record["status"], record.get("reason")
+
+
 def _summary(queued: list[QueuedRun]) -> None:
     """Counts by status from disk, each run that did not end well, and what to type next."""
-    records = [(q.folder, RunRecord(q.folder).read()) for q in queued]
-    found = [record.get("status", MISSING) for _, record in records]
-    for status, (folder, record) in zip(found, records, strict=True):
+    ends = [(q.folder, *_end(q.folder)) for q in queued]
+    for folder, status, reason in ends:
         if status != DONE:
-            say(f"{status}: {folder.name}: {record.get('reason')}")
+            say(f"{status}: {folder.name}: {reason}")
+    found = [status for _, status, _ in ends]
     say(count_statuses(found))
     say(f"tables: {command_name('report')} {shlex.quote(str(queued[0].folder.parent))}")
     if set(found) - set(FINAL):

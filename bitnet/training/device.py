@@ -7,6 +7,7 @@ import os
 import torch
 
 from bitnet.common.errors import UserError
+from bitnet.common.limits import check_threads
 
 
 def pick_device(name: str) -> torch.device:
@@ -41,7 +42,11 @@ def make_deterministic(threads: int) -> None:
     Sums are split among threads, so their number is part of what gives the bits. In this mode torch also fills all memory
     that it hands out uninitialised with NaN, for operations that would read it before they write it. None that a step or an
     evaluation uses does (a test holds that filled and unfilled memory give the same bits), and filling takes a tenth of a step.
+
+    Raises:
+        UserError: when this machine can't start so many threads.
     """
+    check_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; cuBLAS's own condition
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -11,7 +11,10 @@ from typing import Any
 import pandas as pd
 
 from bitnet.common.text import format_list
+from bitnet.config.base import ConfigModel
 from bitnet.config.claims import measured
+from bitnet.config.messages import misfit
+from bitnet.config.sweep import SweepConfig, judged_apart
 from bitnet.runs.reading import Unreadable, read_json_mapping
 
 _Versions = Sequence[Mapping[str, Any]]
@@ -35,15 +38,30 @@ class Declaration:
     notes: tuple[str, ...] = ()
 
 
+class _Version(ConfigModel):
+    """One of the versions in `sweep.json`."""
+
+    at: str | None = None
+    sweep: SweepConfig
+    scale: str | None = None
+
+
 def declared_versions(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
     """What the `sweep.json` of a folder holds, oldest first, and what is wrong with it."""
     try:
         found = read_json_mapping(folder / "sweep.json").get("declared")
     except Unreadable as error:
         return [], str(error)
-    if isinstance(found, list) and all(isinstance(v, dict) and isinstance(v.get("sweep"), dict) for v in found):
-        return found, None
-    return [], "sweep.json is not a valid declaration of a sweep"
+    wrong = [_wrong(version) for version in found] if isinstance(found, list) and found else ["it declares nothing"]
+    problem = next(filter(None, wrong), None)
+    return ([], f"sweep.json: {problem}") if problem else (found, None)
+
+
+def _wrong(version: Any) -> str | None:
+    """Why this is no version of a sweep's declaration, None when it is one."""
+    if not isinstance(version, dict) or not isinstance(version.get("sweep"), dict):
+        return "a version in it is no sweep"
+    return misfit(_Version, version | {"sweep": judged_apart(version["sweep"])}, lambda prefix: set())
 
 
 def frozen_sweeps(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
@@ -133,8 +151,9 @@ def _claims(version: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    claims = sweep.get("claims") or {}
-    return {name: measured(claim) if isinstance(claim, Mapping) else claim for name, claim in claims.items()}
+    claims = sweep.get("claims")
+    written = claims if isinstance(claims, Mapping) else {}  # what is no claim is said where claims are judged
+    return {name: measured(claim) if isinstance(claim, Mapping) else claim for name, claim in written.items()}
 
 
 def _time(version: Mapping[str, Any]) -> pd.Timestamp:

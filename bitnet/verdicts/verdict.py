@@ -200,7 +200,8 @@ def _notes(of: Sequence[Side]) -> list[str]:
 
 def _notes_of(runs: pd.DataFrame, whose: str = "") -> list[str]:
     noted = runs[runs["note"] != ""] if "note" in runs else runs.iloc[:0]
-    return [f"seed {int(run['seed'])}{whose}: metrics.csv: {run['note']}" for _, run in noted.iterrows()]
+    named = [(f"seed {int(run['seed'])}{whose}", run["note"]) for _, run in noted.iterrows()]
+    return [f"{seed}: {'' if 'metrics.csv' in note else 'metrics.csv: '}{note}" for seed, note in named]
 
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:

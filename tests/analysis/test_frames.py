@@ -193,6 +193,34 @@ def test_metrics_that_cannot_be_used_leave_a_note_and_no_rows(tmp_path, text, no
     assert note in found.runs["note"].iloc[0]
 
 
+SAVED_ELSEWHERE = {
+    "a byte order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "line ends of another system": lambda text: text.replace(b"\n", b"\r\n"),
+    "another separator than commas": lambda text: text.replace(b",", b";"),
+    "names in quotes": lambda text: text.replace(b"Step,Loss", b'"Step","Loss"'),
+}
+
+
+@pytest.mark.parametrize("how", SAVED_ELSEWHERE)
+def test_a_file_that_a_spreadsheet_saved_is_told_by_its_name_and_not_used(tmp_path, how):
+    """Its numbers may have been rounded, and a verdict on rounded numbers is none."""
+    run = make_run(tmp_path, rows=ROWS)
+    run.joinpath("metrics.csv").write_bytes(SAVED_ELSEWHERE[how](run.joinpath("metrics.csv").read_bytes()))
+    found = frames.read_runs([tmp_path])
+    assert not len(found.metrics)
+    expected = f"metrics.csv not used: another program saved it ({how}) and may have rounded its numbers"
+    assert found.runs["note"].tolist() == [expected]
+    assert tables.not_done(found.runs, found.unreadable)["reason"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("step", ["inf", "nan", "-1", "1.5", "1e300"])
+def test_a_line_of_no_step_that_a_run_can_have_is_left_out_and_noted(tmp_path, step):
+    make_run(tmp_path, rows=[*ROWS, {"Step": step, "UniquePredictions": 3}])
+    found = frames.read_runs([tmp_path])
+    assert found.metrics["Step"].tolist() == [1, 1000, 2000]
+    assert found.runs["note"].iloc[0] == "1 line(s) without a Step of their own left out"
+
+
 def test_what_is_not_finite_or_not_there_is_missing(tmp_path):
     make_run(tmp_path, rows=[{"Step": 1, "Loss": "inf"}, {"Step": 2, "Loss": "nan"}])
     assert frames.read_runs([tmp_path]).metrics[["Loss", "UniquePredictions"]].isna().all(axis=None)
@@ -214,6 +242,15 @@ def test_a_queued_run_that_never_began_is_missing_and_one_that_began_is_queued(t
         ("config.yaml", "a: [", "config.yaml: "),
         ("config.yaml", "steps: many", "steps='many'"),
         ("config.yaml", "{steps: 7, wd: {boundary: .nan}}", "wd.boundary=nan"),
+        ("config.yaml", "{steps: 7, probe: {metric: [1]}}", "config.yaml: probe.metric=[1]"),
+        ("config.yaml", "{steps: 7, eval_every: often}", "config.yaml: eval_every='often'"),
+        ("config.yaml", "steps: 1" + 400 * "0", "config.yaml: steps=1000"),
+        ("config.yaml", "{steps: 7, lr: {kind: study}}", "config.yaml: lr.kind='study': allowed are two_stage_linear"),
+        ("config.yaml", "{steps: 7, out: 2001-01-01}", "config.yaml: Object of type date"),
+        ("config.yaml", "a: !!int ''", "config.yaml: "),
+        ("config.yaml", "a: !!timestamp x", "config.yaml: "),
+        ("config.yaml", b"a: \xff", "config.yaml: 'utf-8' codec"),
+        ("run.json", b'{"label": "\xff"}', "run.json: 'utf-8' codec"),
         ("config.yaml", None, "no config.yaml"),
         ("run.json", None, "no run.json"),
     ],
@@ -221,7 +258,7 @@ def test_a_queued_run_that_never_began_is_missing_and_one_that_began_is_queued(t
 def test_a_folder_that_cannot_be_read_is_listed_with_its_reason(tmp_path, name, text, reason):
     make_run(tmp_path, seed=0, rows=ROWS)
     bad = make_run(tmp_path, seed=1, rows=ROWS)
-    (bad / name).unlink() if text is None else (bad / name).write_text(text)
+    (bad / name).unlink() if text is None else (bad / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     found = frames.read_runs([tmp_path])
     assert len(found.runs) == 1
     ((folder, why),) = found.unreadable.to_numpy().tolist()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -22,6 +24,7 @@ from small import TINY
 
 from bitnet import report
 from bitnet.cli.overrides import starts_local_runs
+from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE
 from bitnet.config.run import load_config
 from bitnet.launch import display, fork_client, local, resources
@@ -51,6 +54,31 @@ def update(self, step):
     return real(self, step)
 Trainer.update = update
 """
+
+
+# Likewise: removes the folder of the run of seed 1.
+REMOVING = {
+    "before": """
+import shutil
+from bitnet.launch import fork_client
+real = fork_client.ForkServer.start
+def start(self, job):
+    if "seed=1" in job["folder"]:
+        shutil.rmtree(job["folder"])
+    real(self, job)
+fork_client.ForkServer.start = start
+""",
+    "at_work": """
+import shutil
+from bitnet.runs.metrics_file import MetricsFile
+real = MetricsFile.append
+def append(self, values):
+    if "seed=1" in self.path.parent.name and values["Step"] == 4:
+        shutil.rmtree(self.path.parent)
+    real(self, values)
+MetricsFile.append = append
+""",
+}
 
 
 def command(*arguments: str, faults: Path | None = None) -> subprocess.Popen:
@@ -445,6 +473,32 @@ def test_a_run_that_is_stopped_while_it_waits_for_a_gpu_stays_in_the_queue(folde
         own.stop()
         assert exits(own, 1) == {"run": 130}
     assert frozen.read()["status"] == "queued" and "stopped by SIGTERM at step 7" in frozen.read()["reason"]
+
+
+def test_a_lease_that_the_file_system_refuses_is_told_in_one_line(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(UserError, match=r"gpu-0-0\.lock: can't be locked \(No locks available\), .*TMPDIR"),
+        lease("0", 1, tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("when", ["before", "at_work"])
+def test_a_run_folder_that_is_removed_ends_that_run_alone(folder, when):
+    """By another process, before the run begins or at its third step."""
+    (folder / "sitecustomize.py").write_text(REMOVING[when])
+    running = command("-m", "seed=0,1,2", "steps=6", "eval_every=2", "launcher.jobs=1", faults=folder)
+    err = running.communicate(timeout=120)[1]
+    assert running.returncode == 1 and "Traceback" not in err
+    assert {name: r["status"] for name, r in records().items()} == {"seed=0": "done", "seed=2": "done"}
+    said = [line for line in err.splitlines() if "seed=1" in line]
+    assert any(line.startswith("[") and line.endswith("unreadable: no run.json") for line in said)
+    assert any(line.startswith("unreadable: ") and line.endswith("no run.json") for line in said)
+    assert "2 done, 1 unreadable" in err
 
 
 def test_the_machine_is_divided_among_runs(monkeypatch):

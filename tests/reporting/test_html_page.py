@@ -162,7 +162,7 @@ def test_whatever_was_written_into_a_record_stays_text(tmp_path):
     nasty |= {"overrides": [NASTY], "versions": {NASTY: NASTY}, "git": {"commit": NASTY}, "started": NASTY}
     for seed in range(3):
         run = make_run(folder, seed=seed, rows=rows(9, 8, 7 + 0.01 * seed), **{k: v for k, v in nasty.items() if k != "arm"})
-        (run / "samples.json").write_text(json.dumps({"step": NASTY, "samples": [dict.fromkeys(("prompt", "greedy"), NASTY)]}))
+        (run / "samples.json").write_text(json.dumps({"step": 7, "samples": [dict.fromkeys(("prompt", "greedy"), NASTY)]}))
         record = run / "run.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | {"arm": NASTY}))
     claim = CONTRAST | {"says": NASTY, "published": NASTY, "arm": NASTY, "against": {}}
@@ -171,6 +171,16 @@ def test_whatever_was_written_into_a_record_stays_text(tmp_path):
     assert "<img" not in source and "</script" not in source
     assert not _Page(source).open
     assert _Page(source).text.count(NASTY) > 10
+
+
+def test_samples_that_cannot_be_read_are_told_and_the_rest_is_shown(tmp_path):
+    for seed, content in enumerate([b"\xff", b'{"samples": [{"prompt": 3}]}', b'{"samples": [{"prompt": "To be"}]}']):
+        run = make_run(tmp_path / "s", seed=seed, rows=rows(9, 8, 7))
+        (run / "samples.json").write_bytes(content)
+    text = " ".join(_Page(report(tmp_path)).text.split())
+    assert "seed 0: its samples are not shown: samples.json: 'utf-8' codec can't decode" in text
+    assert "seed 1: its samples are not shown: samples.json: samples.0.prompt=3: input should be a valid string" in text
+    assert "To be" in text
 
 
 def test_a_continuation_of_line_breaks_alone_can_be_seen(tmp_path):

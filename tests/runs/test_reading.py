@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from run_folders import evaluations, make_run
 
-from bitnet import diagnose, status
+from bitnet import diagnose, report, status
 from bitnet.analysis import frames
 from bitnet.common.errors import UserError
 from bitnet.common.text import counted
@@ -78,6 +78,17 @@ def test_a_folder_that_cannot_be_listed_is_reported_by_both(tmp_path, monkeypatc
     assert frames.read_runs([tmp_path]).unreadable.to_numpy().tolist() == expected
     found = [[str(s.folder), s.detail] for s in monitor.Monitor(tmp_path)() if s.status == "unreadable"]
     assert found == expected
+
+
+def test_a_folder_whose_name_is_no_text_is_listed_and_hides_no_other(tmp_path, capsys):
+    make_run(tmp_path / "sweep", rows=ROWS)
+    os.rename(make_run(tmp_path / "sweep", seed=1, rows=ROWS), os.path.join(os.fsencode(tmp_path), b"sweep", b"\xff"))
+    place, why = f"{tmp_path}/sweep/\ufffd", "its path is no UTF-8 text; rename it"
+    assert frames.read_runs([tmp_path]).unreadable.to_numpy().tolist() == [[place, why]]
+    for command in (status.main, diagnose.main, report.main):
+        assert command([str(tmp_path)]) == 0
+        found = capsys.readouterr()
+        assert "rename" in found.out + found.err
 
 
 def test_what_shows_an_unreadable_run_is_there(tmp_path, capsys):
