@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from run_folders import evaluations, make_run
 
@@ -34,6 +34,7 @@ FEW = settings(
     deadline=None,
     derandomize="BITNET_FUZZ_EXAMPLES" not in os.environ,
     database=None,
+    phases=[Phase.generate],  # a smaller example of the same failure would take minutes
     suppress_health_check=list(HealthCheck),
 )
 
