@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import argparse
 import os
 import sys
@@ -10,8 +14,9 @@ from pathlib import Path
 from bitnet.cli.compose import register_plugins
 from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import refuse
-from bitnet.common.console import command_name, say
+from bitnet.common.console import command_name, print_text, say
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interrupt_on_signals
 from bitnet.planning.request import placement, requested_runs
 from bitnet.planning.view import as_json, show
 
@@ -58,17 +63,18 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         arguments = _parser().parse_intermixed_args(argv)
-        asked, sweeping = requested_runs(arguments.overrides, arguments.multirun, arguments.config_dir)
-        from bitnet.planning.forecast import forecast_all
+        with interrupt_on_signals():
+            asked, sweeping = requested_runs(arguments.overrides, arguments.multirun, arguments.config_dir)
+            from bitnet.planning.forecast import forecast_all
 
-        place = placement(asked, sweeping)
-        runs, flags = forecast_all(asked, place, measuring=not arguments.no_measure, say=say)
+            place = placement(asked, sweeping)
+            runs, flags = forecast_all(asked, place, measuring=not arguments.no_measure, say=say)
     except UserError as error:
         return complain(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     if arguments.json:
-        print(as_json(runs, flags, place))
+        print_text(as_json(runs, flags, place))
     else:
         command = [a for a in (sys.argv[1:] if argv is None else argv) if a not in {"--no-measure", "--json"}]
         show(runs, flags, place, asked[0].config, command)

@@ -121,7 +121,7 @@ def test_a_package_says_what_it_is_for():
 def test_commands_are_thin():
     for command in COMMANDS:
         lines = (PACKAGE / f"{command}.py").read_text(encoding="utf-8").count("\n")
-        assert lines < 80, f"{command}.py has {lines} lines: parse, call, print"
+        assert lines < 90, f"{command}.py has {lines} lines: parse, call, print"
 
 
 @pytest.mark.parametrize(

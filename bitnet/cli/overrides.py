@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from bitnet.cli.hydra_internals import arguments_parser
+from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.common.paths import share
 from bitnet.config.sweep import current_name
@@ -174,7 +174,7 @@ def _with_current_name(override: str) -> str:
     key, _, name = override.partition("=")
     if key_of(override) != "sweeps" or (current := current_name(name)) == name:
         return override
-    print(f"note: {override} is now called {key}={current}", file=sys.stderr)
+    say(f"note: {override} is now called {key}={current}")
     return f"{key}={current}"
 
 
@@ -185,7 +185,7 @@ def note_repeated_keys(overrides: Iterable[str]) -> None:
         values.setdefault(key_of(override), []).append(override.split("=", 1)[1])
     for key, given in values.items():
         if len(set(given)) > 1:
-            print(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts", file=sys.stderr)
+            say(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts")
 
 
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:

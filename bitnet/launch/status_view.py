@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, is_read, print_text
 from bitnet.common.text import counted
 from bitnet.launch.monitor import Monitor, RunState
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
@@ -119,16 +119,18 @@ def show(look: Monitor, console: Console, most: int) -> None:
     if console.is_terminal:
         console.print(table(found, look.top, most))
     else:
-        print(plain(found))
-        print(f"{look.top}: {describe(s.status for s in found)}")
-    print("\n".join([*look.remark, *advice(found, look.top)]), flush=True)
+        print_text(plain(found))
+        print_text(f"{look.top}: {describe(s.status for s in found)}")
+    print_text("\n".join([*look.remark, *advice(found, look.top)]))
 
 
 def watch(look: Monitor, console: Console, most: int) -> None:
+    """Redraw every two seconds, as long as someone may see it."""
+
     def drawn() -> Group:
         return Group(table(look(), look.top, most), *map(Text, look.remark))
 
     with Live(drawn(), console=console, auto_refresh=False) as live:
-        while True:
+        while is_read():
             time.sleep(2)
             live.update(drawn(), refresh=True)
