@@ -234,29 +234,30 @@ def interruptible(call: Callable[[], _T]) -> _T:
     """
     results: list[_T] = []
     errors: list[BaseException] = []
+    over = threading.Event()  # not the thread's end: Python takes a join that is interrupted for it
 
     def compute() -> None:
         try:
             results.append(call())
         except BaseException as error:
             errors.append(error)
+        over.set()
 
-    thread = threading.Thread(target=compute, name="interruptible", daemon=True)
-    thread.start()
+    threading.Thread(target=compute, name="interruptible", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_LOOK_SECONDS)
+        while not over.wait(_LOOK_SECONDS):
+            pass
     except KeyboardInterrupt:
-        atexit.register(_end_without, thread)
+        atexit.register(_end_without_waiting, over)
         raise
     if errors:
         raise errors[0]
     return results[0]
 
 
-def _end_without(thread: threading.Thread) -> None:
-    """End the process here where a thread is at work in compiled code still: Python would tear it down in the middle of that."""
-    if thread.is_alive():
+def _end_without_waiting(over: threading.Event) -> None:
+    """End the process here where a thread is in compiled code still: Python would tear it down in the middle of that."""
+    if not over.is_set():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()

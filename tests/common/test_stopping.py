@@ -182,10 +182,13 @@ def test_what_a_library_computes_is_returned_or_raised():
 def test_a_process_ends_in_good_order_while_a_library_is_still_at_work():
     script = (
         "import ctypes, os, signal, threading\n"
-        "from bitnet.common.stopping import interrupt_on_signals, interruptible\n"
+        "from bitnet.common.stopping import SIGNALS, interrupt_on_signals, interruptible\n"
+        "def compute():\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)\n"
+        "    ctypes.CDLL(None).sleep(60)\n"
         "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "try:\n"
-        "    with interrupt_on_signals(): interruptible(lambda: ctypes.CDLL(None).sleep(60))\n"
+        "    with interrupt_on_signals(): interruptible(compute)\n"
         "except KeyboardInterrupt: print('cleaned up')\n"
     )
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
