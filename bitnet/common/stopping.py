@@ -114,7 +114,8 @@ class StopRequests:
         """
         number = getattr(signal, "SIGUSR2", None)
         handler = self._previous.get(number)
-        if number is None or not self.received or not callable(handler) or handler is signal.default_int_handler:
+        is_a_clusters = callable(handler) and handler is not signal.default_int_handler and not isinstance(handler, _Interrupt)
+        if number is None or not self.received or not is_a_clusters:
             return
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while "SIGUSR2" not in self.received and time.monotonic() < deadline:
@@ -197,6 +198,20 @@ def stop_requests(leave: Callable[[], None] | None = None) -> Iterator[StopReque
         requests.restore()
 
 
+class _Interrupt:
+    """Raises KeyboardInterrupt at the first two requests, and ends the process at the third."""
+
+    def __init__(self) -> None:
+        self.asked = Asked()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked.note(number):
+            return
+        if self.asked.times > 2:
+            os._exit(INTERRUPTED)
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def interrupt_on_signals() -> Iterator[None]:
     """Within the block a request to stop raises KeyboardInterrupt: where there is nothing to save, but to clean up.
@@ -208,20 +223,12 @@ def interrupt_on_signals() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: when it was asked to stop.
     """
-    asked = Asked()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if not asked.note(number):
-            return
-        if asked.times > 2:
-            os._exit(INTERRUPTED)
-        raise KeyboardInterrupt
-
+    interrupt = _Interrupt()
     with handled(interrupt):
         try:
             yield
         except Exception:
-            if asked.times:
+            if interrupt.asked.times:
                 raise KeyboardInterrupt from None
             raise
 

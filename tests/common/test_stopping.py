@@ -250,11 +250,15 @@ def test_outside_a_cluster_nothing_is_requeued(requeued):
     with stop_requests() as requests:
         requests.requeue()  # nothing was received
     assert requeued == []
+    with interrupt_on_signals(), stop_requests() as requests:
+        requests.at_once = False
+        send("SIGTERM")
+        requests.requeue()  # returns at once, here and below
     previous = signal.signal(signal.SIGUSR2, signal.SIG_DFL)
     try:
         with stop_requests() as requests:
             requests.at_once = False
             send("SIGTERM")
-            requests.requeue()  # returns at once
+            requests.requeue()
     finally:
         signal.signal(signal.SIGUSR2, previous)
