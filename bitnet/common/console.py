@@ -13,6 +13,7 @@ import os
 import select
 import stat
 import sys
+import time
 from pathlib import Path
 
 _PATIENCE_SECONDS = 1.0  # for a reader of messages that has stopped reading; it is waited for once
@@ -118,19 +119,50 @@ class _Messages(_Descriptor):
     That is so for a closed pipe, a terminal that is gone, a full disk, and a pipe or a terminal that nobody empties.
     """
 
-    patience = _PATIENCE_SECONDS
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.unblocking = _unblocking(descriptor)
+        self.patience = _PATIENCE_SECONDS
 
     def write(self, data: bytes) -> int:
         left = memoryview(data).cast("B")
         with contextlib.suppress(OSError, ValueError):
-            while left and self._has_room():
-                left = left[os.write(self.descriptor, left[:_AT_ONCE]) :]
+            while left and (written := self._write_some(left)):
+                left = left[written:]
         return memoryview(data).nbytes
 
-    def _has_room(self) -> bool:
-        room = bool(select.select([], [self.descriptor], [], self.patience)[1])
-        self.patience = _PATIENCE_SECONDS if room else 0.0
-        return room
+    def _write_some(self, data: memoryview) -> int:
+        """How many bytes were taken; 0 when the reader's time is over, and the next message does not wait for it."""
+        deadline = time.monotonic() + self.patience
+        while select.select([], [self.unblocking], [], max(0.0, deadline - time.monotonic()))[1]:
+            try:
+                written = os.write(self.unblocking, data[:_AT_ONCE])
+            except BlockingIOError:  # a terminal may have less room than it says
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.01)
+            else:
+                self.patience = _PATIENCE_SECONDS
+                return written
+        self.patience = 0.0
+        return 0
+
+    def close(self) -> None:
+        if not self.closed and self.unblocking != self.descriptor:
+            os.close(self.unblocking)
+        super().close()
+
+
+def _unblocking(descriptor: int) -> int:
+    """A descriptor of this process's own on the same pipe or terminal, on which no write blocks; else the one that is given.
+
+    The one that is given is shared with the processes around this one, which its flags would change, too.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with contextlib.suppress(OSError):  # not on Linux, or another user's terminal
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return descriptor
 
 
 class _Results(_Descriptor):

@@ -43,6 +43,8 @@ def run_job(job: dict[str, Any]) -> int:
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.close(log)
+    guard_streams()
     try:
         from bitnet.training import execute  # before a request is heeded: an import that one cuts off may end in any exception
 

@@ -84,6 +84,14 @@ def test_results_wait_for_a_reader_that_takes_its_time():
     assert process.returncode == 0 and len(said.splitlines()) == 5000
 
 
+def test_a_terminal_that_nobody_reads_costs_a_second_at_most():
+    ours, theirs = pty.openpty()
+    process = program(MANY, stderr=theirs)
+    os.close(theirs)
+    assert process.wait(timeout=30) == 0
+    os.close(ours)
+
+
 def test_messages_to_a_terminal_that_has_gone_are_dropped():
     ours, theirs = pty.openpty()
     process = program("\nsys.stdin.readline()\n" + MANY, stdin=subprocess.PIPE, stderr=theirs)
