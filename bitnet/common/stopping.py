@@ -227,6 +227,9 @@ def interrupt_on_signals() -> Iterator[None]:
     with handled(interrupt):
         try:
             yield
+        except KeyboardInterrupt:
+            exec("")  # where one has passed through an exec of text, Python would end by SIGINT, not with the command's exit code
+            raise
         except Exception:
             if interrupt.asked.times:
                 raise KeyboardInterrupt from None

@@ -260,7 +260,7 @@ def _dtype(vocab_size: int) -> np.dtype:
 def _write_synthetic(folder: Path, data: SyntheticData) -> dict[Split, _Tally]:
     tallies: dict[Split, _Tally] = {}
     for split in SPLITS:
-        tokens = synthetic_tokens(data, split)
+        tokens = interruptible(functools.partial(synthetic_tokens, data, split))
         _write_durably(folder / f"{split}.bin", tokens.astype(_dtype(data.vocab_size)).tobytes())
         tallies[split] = _Tally(np.bincount(tokens, minlength=data.vocab_size), documents=1)
     return tallies

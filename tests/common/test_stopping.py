@@ -156,6 +156,19 @@ def test_whatever_an_interruption_makes_of_an_import_it_is_one():
         raise ImportError("its own")
 
 
+def test_an_interruption_in_text_that_is_executed_leaves_the_exit_code_to_the_command(tmp_path):
+    """As namedtuple and dataclass execute it, in many an import."""
+    (tmp_path / "program.py").write_text(
+        "import os, signal, sys\n"
+        "from bitnet.common.stopping import interrupt_on_signals\n"
+        "try:\n"
+        "    with interrupt_on_signals(): exec('os.kill(os.getpid(), signal.SIGINT)')\n"
+        "except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    assert subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, env=environment, timeout=20).returncode == 130
+
+
 def test_what_a_library_computes_for_long_is_left_when_it_is_asked_to_stop():
     came, may_end = threading.Event(), threading.Event()
 
