@@ -6,6 +6,10 @@ line and exit code 2.
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import os
 import sys
 
@@ -26,6 +30,7 @@ from bitnet.cli.overrides import (
     with_current_names,
     with_multirun,
 )
+from bitnet.common.console import print_text
 from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.common.stopping import interrupt_on_signals
@@ -37,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if {"--help", "-h"} & set(arguments):
-        print(help_text(arguments))
+        print_text(help_text(arguments))
         return 0
     register_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
@@ -57,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return complain(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0
 
 

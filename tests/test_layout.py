@@ -35,9 +35,10 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     "commands/test_train.py": {
         "every run goes through it": [
             "training/build", "training/loop", "data/run_data", "sweep/expand", "sweep/freeze",
-            "common/console", "common/paths", "data/batches", "runs/columns",
+            "common/paths", "data/batches", "runs/columns",
         ],
     },
+    "common/test_console.py": {"begins what guards the streams": ["common/starting"]},
     "config/test_run.py": {
         "parts of a run's configuration": [
             "config/base", "config/data", "config/identity", "config/launcher", "config/messages", "common/errors",

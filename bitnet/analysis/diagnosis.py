@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +28,7 @@ from bitnet.analysis.collapse import (
     warmup_steps,
 )
 from bitnet.analysis.frames import read_runs
+from bitnet.common.console import say
 from bitnet.common.errors import UserError
 from bitnet.runs.columns import HOW, TEXT_NUMBERS
 from bitnet.runs.folders import checkpoint_parts
@@ -93,10 +93,10 @@ def diagnose(path: Path) -> list[Diagnosis]:
         lost = records.unreadable.iloc[0]
         raise UserError(f"{lost['folder']}: can't be read as a run ({lost['reason']})")
     for lost, why in records.unreadable[["folder", "reason"]].to_numpy().tolist():
-        print(f"note: {lost}: can't be read as a run, skipped ({why})", file=sys.stderr)
+        say(f"note: {lost}: can't be read as a run, skipped ({why})")
     for run in records.runs.itertuples():
         if run.note:
-            print(f"note: {run.folder}: {run.note}", file=sys.stderr)
+            say(f"note: {run.folder}: {run.note}")
     metrics = records.metrics if step is None else _until(records.metrics, step, path)
     kinds, facts = classify(records.runs, metrics), run_facts(records.runs, metrics)
     metrics = metrics.assign(kind=kinds)

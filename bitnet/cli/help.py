@@ -25,9 +25,9 @@ _TAIL = """examples
   python -m bitnet.train resume=outputs/2026-01-31/defaults-0123456789
 
 Each run gets a folder, <out>/<sweep or date>/<overrides>-<id>/, with config.yaml, run.json, metrics.csv and checkpoints/.
-Ctrl-C saves; the same command then resumes from the last checkpoint. Finished runs are skipped; overwrite=true repeats
-them. Tables: python -m bitnet.report FOLDER. Progress of runs: python -m bitnet.status. To tokenise once, before a large
-sweep: python -m bitnet.prepare.
+Ctrl-C saves; the same command then resumes from the last checkpoint. A second Ctrl-C gives runs 5 s for that, a third none.
+Finished runs are skipped; overwrite=true repeats them. Tables: python -m bitnet.report FOLDER. Progress of runs:
+python -m bitnet.status. To tokenise once, before a large sweep: python -m bitnet.prepare.
 
   -m             every combination of the comma-separated values
   --cfg job      print the resulting configuration, run nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import traceback
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bitnet.cli.overrides import filled_part, groups, numbers_first
+from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.messages import missing_package_line
 from bitnet.config.run import known_keys
@@ -137,5 +137,5 @@ def _several_values(override: str, sweeps: bool) -> UserError:
 
 def complain(error: Exception, *, sweeps: bool = True) -> int:
     """Print what the user got wrong as one line; returns the exit code. `sweeps`: whether the command can sweep."""
-    print(f"error: {explain(error, sweeps=sweeps)}", file=sys.stderr)
+    say(f"error: {explain(error, sweeps=sweeps)}")
     return 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from bitnet.cli.hydra_internals import arguments_parser, flags_of
+from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.common.paths import share
 from bitnet.config.sweep import current_name
@@ -191,7 +191,7 @@ def _with_current_name(override: str, own: Path | None) -> str:
         return override
     if own is not None and (own / "sweeps" / f"{name}.yaml").is_file():
         return override
-    print(f"note: {override} is now called {key}={current}", file=sys.stderr)
+    say(f"note: {override} is now called {key}={current}")
     return f"{key}={current}"
 
 
@@ -202,7 +202,7 @@ def note_repeated_keys(overrides: Iterable[str]) -> None:
         values.setdefault(key_of(override), []).append(override.split("=", 1)[1])
     for key, given in values.items():
         if len(set(given)) > 1:
-            print(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts", file=sys.stderr)
+            say(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts")
 
 
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -22,8 +23,10 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from bitnet.common.console import is_watched
 from bitnet.common.errors import UserError, is_disk_error
 from bitnet.common.files import sha256, sync_folder
+from bitnet.common.stopping import interruptible
 from bitnet.config.data import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.config.identity import OF_DATA
 from bitnet.data.corpus import Corpus, Encode, Split
@@ -285,7 +288,7 @@ def _dtype(vocab_size: int) -> np.dtype:
 def _write_synthetic(folder: Path, data: SyntheticData) -> dict[Split, _Tally]:
     tallies: dict[Split, _Tally] = {}
     for split in SPLITS:
-        tokens = synthetic_tokens(data, split)
+        tokens = interruptible(functools.partial(synthetic_tokens, data, split))
         write_durably(folder / f"{split}.bin", tokens.astype(_dtype(data.vocab_size)).tobytes())
         tallies[split] = _Tally(np.bincount(tokens, minlength=data.vocab_size), documents=1)
     return tallies
@@ -313,7 +316,7 @@ def _write_text(
 
 
 def _bar(split: Split) -> tqdm:
-    return tqdm(desc=f"encoding {split}", unit="B", unit_scale=True, disable=None)  # None: off unless on a terminal
+    return tqdm(desc=f"encoding {split}", unit="B", unit_scale=True, disable=not is_watched())
 
 
 def _pieces(texts: Iterable[str], encode: Encode, tally: _Tally, bar: tqdm) -> Iterator[tuple[str, bool]]:
@@ -345,7 +348,7 @@ def _encoded(pieces: Iterable[tuple[str, bool]], tokenizer: Tokenizer, encode: E
     """int64 token ids, one array for each chunk of pieces."""
     mark = [end_mark_id(tokenizer)] if encode == "documents" else []
     for chunk in _chunks(pieces):
-        encodings = tokenizer.encode_batch_fast([text for text, _ in chunk], add_special_tokens=False)
+        encodings = interruptible(functools.partial(tokenizer.encode_batch_fast, [t for t, _ in chunk], add_special_tokens=False))
         ids = [i for (_, marked), e in zip(chunk, encodings, strict=True) for i in (mark + e.ids if marked else e.ids)]
         yield np.asarray(ids, dtype=np.int64)
 

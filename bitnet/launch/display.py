@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bitnet.common.console import say
+from bitnet.common.stopping import Asked
 from bitnet.common.text import format_duration
 from bitnet.runs import heartbeat
 from bitnet.runs.reading import Unreadable
@@ -32,7 +33,13 @@ class Course:
     trunks: dict[Path, Path]  # of a run that begins as another one: that one's folder
     running: set[Path] = field(default_factory=set)
     exits: dict[Path, int] = field(default_factory=dict)
-    stopping: bool = False
+    killed: dict[Path, dict[str, Any]] = field(default_factory=dict)  # by the launching process: what to record of each
+    asked: Asked = field(default_factory=Asked)  # to stop
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further run is to start."""
+        return self.asked.times > 0
 
 
 # ------------------------------------------------------------------------------------------------------ what one sees
@@ -61,14 +68,13 @@ def live_display(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
             try:
                 run = read_record(folder)
             except Unreadable as error:  # its folder was removed, or damaged, while it ran
-                print(f"[{len(told)}/{len(folders)}] {folder.name}: {UNREADABLE}: {error}", file=sys.stderr, flush=True)
+                say(f"[{len(told)}/{len(folders)}] {folder.name}: {UNREADABLE}: {error}")
                 continue
             final = run.get("final") or {}
             loss = f", held-out loss {final['heldout_loss']:.3f}" if "heldout_loss" in final else ""
             how = "stopped" if run.get("status") == QUEUED else run.get("status")
             why = f" ({run['reason']})" if run.get("status") == DONE and run.get("reason") else ""
-            line = f"[{len(told)}/{len(folders)}] {folder.name}: {how} at step {run.get('step')}{why}{loss}"
-            print(line, file=sys.stderr, flush=True)
+            say(f"[{len(told)}/{len(folders)}] {folder.name}: {how} at step {run.get('step')}{why}{loss}")
 
     yield tell
     tell()

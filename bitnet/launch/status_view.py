@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet.common.console import command_name, print_text
+from bitnet.common.console import command_name, is_read, print_text
 from bitnet.common.text import counted, single_line
 from bitnet.launch.monitor import Monitor, RunState
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
@@ -129,10 +129,12 @@ def show(monitor: Monitor, console: Console, most: int) -> None:
 
 
 def watch(monitor: Monitor, console: Console, most: int) -> None:
+    """Redraw every two seconds, as long as someone may see it."""
+
     def drawn() -> Group:
         return Group(table(monitor(), monitor.top, most), *map(Text, monitor.remark))
 
     with Live(drawn(), console=console, auto_refresh=False) as live:
-        while True:
+        while is_read():
             time.sleep(2)
             live.update(drawn(), refresh=True)

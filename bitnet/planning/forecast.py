@@ -5,6 +5,7 @@ Starts nothing and writes nothing: data that is not prepared stays so, and what 
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from bitnet.cli.overrides import key_of, readable_overrides
 from bitnet.common.console import command_name
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interruptible
 from bitnet.config.base import boundary_step, value_at
 from bitnet.config.data import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
 from bitnet.config.identity import digest, identity, source_key
@@ -269,7 +271,8 @@ def _seconds(
     speeds = {}
     for n, (shape, config) in enumerate(todo.items(), 1):
         say(f"measuring {n} of {len(todo)}: a few steps and an evaluation")
-        speeds[shape] = cost.measure(config, shape[1], device, config.threads or place.threads)
+        measure = functools.partial(cost.measure, config, shape[1], device, config.threads or place.threads)
+        speeds[shape] = interruptible(measure)  # a step of a large model is one call of torch's
     return [
         0.0 if run.finished else speeds[shape].seconds(run.done, run.steps or a.config.steps, a.config.eval_every)
         for shape, run, a in zip(shapes, runs, asked, strict=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text
 from bitnet.common.errors import UserError
 from bitnet.common.text import DASH, counted, format_bytes, format_duration
 from bitnet.config.run import RunConfig
@@ -119,10 +119,10 @@ def show(runs: Sequence[Forecast], notices: Sequence[Notice], place: Placement, 
     differing = [k for k in keys if len({r.settings.get(k, "") for r in runs}) > 1]
     common = " ".join(f"{k}={runs[0].settings[k]}" for k in keys if k not in differing and runs[0].settings.get(k))
     if config.sweep is not None:
-        print(textwrap.fill(f"{config.sweep.name}: {config.sweep.question}", _WIDTH))
+        print_text(textwrap.fill(f"{config.sweep.name}: {config.sweep.question}", _WIDTH))
     label = "every run" if len(runs) > 1 else "the run"
-    print(textwrap.fill(f"{label}: {common}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
-    print(f"{_where(place, config.out)}\n")
+    print_text(textwrap.fill(f"{label}: {common}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    print_text(f"{_where(place, config.out)}\n")
     heads, table = rows(runs, differing)
     console = Console(markup=False, emoji=False, highlight=False)
     if console.is_terminal:
@@ -134,12 +134,12 @@ def show(runs: Sequence[Forecast], notices: Sequence[Notice], place: Placement, 
         console.print(drawn)
     else:
         align = ["left" if head in {"id", "arm", "state", *differing} else "right" for head in heads]
-        print(tabulate(table, heads, tablefmt="simple", disable_numparse=True, colalign=align))
-    print(f"\n{_summary(runs, totals(runs, place), place)}")
+        print_text(tabulate(table, heads, tablefmt="simple", disable_numparse=True, colalign=align))
+    print_text(f"\n{_summary(runs, totals(runs, place), place)}")
     for notice in notices:
-        print(_notice_line(notice))
+        print_text(_notice_line(notice))
     if not any(f.kind == "error" for f in notices):
-        print(f"to start: {command_name('train')} {shlex.join(command)}")
+        print_text(f"to start: {command_name('train')} {shlex.join(command)}")
 
 
 def as_json(runs: Sequence[Forecast], notices: Sequence[Notice], place: Placement) -> str:

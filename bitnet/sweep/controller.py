@@ -129,15 +129,18 @@ def freeze_single(config: RunConfig, overrides: Sequence[str], options: dict[str
 
 
 def launch_local(
-    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], at_once: int | None, per_gpu: int
+    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], parameters: Mapping[str, Any]
 ) -> list[JobReturn]:
     """Run Hydra jobs in processes of their own on this machine: the body of the project's Hydra launcher.
 
     Jobs of the project's sweeper name a frozen run each; those of another sweeper are frozen here first.
+
+    Args:
+        parameters: `jobs`, `jobs_per_gpu` and `stalled_minutes`, see `local.run_all`.
     """
     composer = Composer(loader, master)
     folders = [_folder_of(composer, overrides, here=True) for overrides in jobs]
-    codes = local.run_all(list(dict.fromkeys(folders)), _device(folders), at_once, per_gpu)
+    codes = local.run_all(list(dict.fromkeys(folders)), _device(folders), **parameters)
     return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
 
 

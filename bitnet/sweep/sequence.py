@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
@@ -18,13 +19,15 @@ from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
+from bitnet.common.starting import INTERRUPTED
+from bitnet.common.stopping import handled
 from bitnet.common.text import counted
 from bitnet.config.run import RunConfig
 from bitnet.config.sweep import SweepConfig, current_name
 from bitnet.launch import fork_client
 from bitnet.sweep.expand import ComposedArm, expand
 
-INTERRUPTED, INVALID_INPUT = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
+INVALID_INPUT = 2  # exit code of a sweep that was refused before any work
 
 
 def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
@@ -74,8 +77,8 @@ def run_in_sequence(sweep: SweepConfig) -> None:
     failed = []
     for place, name in enumerate(sweep.includes, 1):
         say(f"[{place} of {len(sweep.includes)}] {name}")
-        code = _run(with_sweep(sys.orig_argv, name))
-        if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        code, asked = _run(with_sweep(sys.orig_argv, name))
+        if asked or code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
             raise KeyboardInterrupt
         if code == INVALID_INPUT:
             raise SystemExit(INVALID_INPUT)
@@ -87,12 +90,14 @@ def run_in_sequence(sweep: SweepConfig) -> None:
         raise SystemExit(1)
 
 
-def _run(command: list[str]) -> int:
-    """A command's exit code. Asked to stop, it is passed on once and waited for: it saves before it ends."""
+def _run(command: list[str]) -> tuple[int, bool]:
+    """A command's exit code, and whether it was asked to stop: every request is passed on, and answered there."""
+    asked = []
     with subprocess.Popen(command) as process:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            asked.append(number)
+            process.send_signal(signal.SIGTERM)
+
+        with handled(pass_on):
+            return process.wait(), bool(asked)

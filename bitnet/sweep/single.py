@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bitnet.cli.compose import group_choices
 from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import key_of
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError, is_disk_error, one_line
 from bitnet.config.run import load_config
 
@@ -50,7 +49,6 @@ def _run(cfg: DictConfig) -> float | None:
 
 def _execute(folder: Path) -> float | None:
     """`training.execute.execute`; in a single run, a failure that is on record is one line and exit code 1."""
-    from bitnet.common.console import say
     from bitnet.runs.record import RunRecord, last_heldout_loss
     from bitnet.runs.statuses import FINAL
     from bitnet.training import execute
@@ -73,7 +71,7 @@ def _execute(folder: Path) -> float | None:
         trace = folder / "error.txt"
         if FULL_ERROR or not alone or not (trace.exists() or is_disk_error(error)):
             raise
-        print(f"error: {one_line(error)}{'' if is_disk_error(error) else f' (traceback in {trace})'}", file=sys.stderr)
+        say(f"error: {one_line(error)}{'' if is_disk_error(error) else f' (traceback in {trace})'}")
         raise SystemExit(1) from None
 
 

@@ -20,6 +20,7 @@ from bitnet.config.run import RunConfig, load_config
 from bitnet.data.prepared import Prepared, open_prepared
 from bitnet.data.run_data import data_facts, prepare_data
 from bitnet.model.transformer import parameter_counts
+from bitnet.runs import heartbeat
 from bitnet.runs.provenance import provenance
 from bitnet.runs.record import RunRecord, last_heldout_loss, lock_run, utc_now
 from bitnet.runs.statuses import DONE, FAILED, FINAL, QUEUED, RUNNING
@@ -35,7 +36,12 @@ _GO_ON = "the same command resumes"
 
 # ------------------------------------------------------------------------------------------------------------ execution
 def execute(
-    folder: Path, *, threads: int | None = None, lease: AbstractContextManager[str | None] | None = None, wait: bool = False
+    folder: Path,
+    *,
+    threads: int | None = None,
+    lease: AbstractContextManager[str | None] | None = None,
+    wait: bool = False,
+    supervised: bool = False,
 ) -> float | None:
     """Run, or go on with, the run in `folder`; returns its last held-out loss, None when it has none.
 
@@ -44,6 +50,8 @@ def execute(
         lease: gives the device in place of the configured one, None for no other. Entered once this process alone works on
             the run, so that nothing is held by one that waits, and left when it has ended.
         wait: whether to wait for another process that works on the run, instead of refusing.
+        supervised: whether another process decides how long a run that is asked to stop may take; else it ends itself when
+            it is asked again (see `common.stopping`).
     Raises:
         UserError: when the folder, its data or its checkpoint don't belong together.
         KeyboardInterrupt: after saving, when it was asked to stop.
@@ -51,7 +59,7 @@ def execute(
     """
     record = RunRecord(folder)
     config = load_config(record.config())
-    with stop_requests() as requests:
+    with stop_requests(None if supervised else functools.partial(_cut_off, record)) as requests:
         try:
             with lock_run(record, wait=wait):
                 if record.frozen()["status"] not in FINAL:
@@ -86,6 +94,14 @@ def _attempt(
         record.update(status=QUEUED, reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
         raise
     raise KeyboardInterrupt
+
+
+def _cut_off(record: RunRecord) -> None:
+    """Record that this process ends before the run, at work here, has saved: in the midst of whatever its thread does."""
+    known = record.read()
+    if known.get("status") == RUNNING and known.get("pid") == os.getpid():
+        record.update(status=QUEUED, reason=f"ended when asked to stop again; {_GO_ON} from the last checkpoint")
+        heartbeat.remove(record.folder)
 
 
 def _note_failure(record: RunRecord, error: Exception) -> None:

@@ -158,7 +158,7 @@ def test_no_table_takes_another_step_s_number_for_a_missing_one(tmp_path):
 
 def test_a_run_says_what_it_was_made_with(tmp_path):
     made = [{"versions": {"torch": "2.7.0"}, "device": "cuda:0 (NVIDIA H100)", "threads": 2}]
-    made += [{"versions": {"torch": "2.8.0"}, "device": "cuda:1 (NVIDIA H100)", "threads": 2}, "odd", {}]
+    made += [{"versions": {"torch": "2.8.0"}, "device": "cuda:1 (NVIDIA H100)", "threads": 2}, {}]
     make_run(tmp_path, rows=ROWS, sessions=made)
     make_run(tmp_path, rows=ROWS, seed=1)
     first, second = frames.read_runs([tmp_path]).runs["made_with"]

@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 
 @dataclass
 class LocalLauncherConf:
-    """`jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU."""
+    """`jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU; `stalled_minutes`: see `local.run_all`."""
 
     _target_: str = "hydra_plugins.bitnet_launcher.LocalLauncher"
     jobs: int | None = None
     jobs_per_gpu: int = 1
+    stalled_minutes: float | None = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="bitnet_local", node=LocalLauncherConf, provider="bitnet")
@@ -28,8 +29,8 @@ ConfigStore.instance().store(group="hydra/launcher", name="bitnet_local", node=L
 class LocalLauncher(Launcher):
     """A process for each job, as many at once as the machine has room for."""
 
-    def __init__(self, jobs: int | None, jobs_per_gpu: int) -> None:
-        self.jobs, self.jobs_per_gpu = jobs, jobs_per_gpu
+    def __init__(self, **parameters: float | None) -> None:
+        self.parameters = parameters
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -37,4 +38,4 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from bitnet.sweep import controller
 
-        return controller.launch_local(self.hydra_context.config_loader, self.config, job_overrides, self.jobs, self.jobs_per_gpu)
+        return controller.launch_local(self.hydra_context.config_loader, self.config, job_overrides, self.parameters)
