@@ -38,6 +38,7 @@ from bitnet.analysis import stats
 from bitnet.common.errors import UserError, suggestion
 from bitnet.common.text import counted
 from bitnet.config.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, explains_itself, seeds_allow
+from bitnet.config.measured import metrics_of
 from bitnet.config.messages import error_sentence
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, UNFINISHED
 from bitnet.verdicts.decision import Word, decide, detectable, interval_text, number_text, own_value
@@ -58,7 +59,8 @@ class Verdict:
     numbers: seed to number, of a bound the metric's own value; empty where seeds do not pair, and for a correlation. sides: each
     side's value by seed.
     mean, low, high: of the numbers, with the plain 95 % interval (none below 3 seeds, and without spread); of a correlation, rho.
-    test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); Holm over the sweep's claims.
+    test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); of events `binomial`, `McNemar` or
+    `Fisher`; Holm over the sweep's claims.
     detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases; of
     `equal`, the smallest margin within which they would have shown that there is no difference.
     Of a bound, p and detectable are of the distance to it.
@@ -128,7 +130,7 @@ def parse(sweep: Mapping[str, Any]) -> dict[str, AnyClaim]:
 
 def columns(claims: Mapping[str, AnyClaim]) -> list[str]:
     """What the metrics of claims need: columns of evaluations, and numbers of whole runs."""
-    named = [m for c in claims.values() for m in (c.metric, *([c.other] if isinstance(c, Correlation) else []))]
+    named = [metric for claim in claims.values() for metric in metrics_of(claim)]
     return list(dict.fromkeys(DERIVED_FROM[m][1] if m in DERIVED else m for m in named))
 
 
@@ -163,7 +165,7 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Seed
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
         numbers=reduced.numbers,
-        warnings=(*alarms, *averaged, *reduced.absent, *_notes(of)),
+        warnings=(*alarms, *averaged, *reduced.shape, *reduced.absent, *_notes(of)),
     )
     verdict = replace(verdict, warnings=(*verdict.warnings, *_lost(of, verdict.fisher_p)))
     estimate = reduced.estimate
