@@ -60,7 +60,7 @@ class Estimate:
         """
         if self.se is None:
             return None
-        critical = float(scipy_stats.t.ppf((1 + confidence) / 2, self.df))
+        critical = _critical(self.df, confidence)
         ends = [critical, -critical, *(_untransformed(t, self.gamma) for t in (critical, -critical))]
         return self.mean - max(ends) * self.se, self.mean - min(ends) * self.se
 
@@ -94,6 +94,12 @@ class Estimate:
 
 
 @functools.lru_cache
+def _critical(df: float, confidence: float) -> float:
+    """How many standard errors a t interval reaches to each side."""
+    return float(scipy_stats.t.ppf((1 + confidence) / 2, df))
+
+
+@functools.lru_cache
 def _noncentrality(df: float, alpha: float) -> float:
     """The shift at which a noncentral t exceeds the critical value in 80 % of cases; the other tail adds under 1e-6."""
     critical = scipy_stats.t.ppf(1 - alpha / 2, df)
@@ -115,7 +121,7 @@ def _untransformed(t: float, gamma: float) -> float:
 def _skewness_of_normal(n: int) -> float:
     """The skewness that so many normal values exceed in `_SKEWED` of samples, by simulation."""
     draws = np.random.default_rng(0).normal(size=(20_000, n))
-    return float(np.quantile(scipy_stats.skew(draws, axis=1), 1 - _SKEWED))
+    return float(np.quantile(scipy_stats.skew(draws, axis=1, bias=False), 1 - _SKEWED))
 
 
 def skewness(values: ArrayLike) -> float:
@@ -123,8 +129,8 @@ def skewness(values: ArrayLike) -> float:
     array = np.asarray(values, dtype="float64")
     if len(array) < SKEWNESS_FROM or no_spread(array):
         return 0.0
-    contradicted = abs(scipy_stats.skew(array)) > _skewness_of_normal(len(array))
-    return float(scipy_stats.skew(array, bias=False)) if contradicted else 0.0
+    found = float(scipy_stats.skew(array, bias=False))
+    return found if abs(found) > _skewness_of_normal(len(array)) else 0.0
 
 
 def outlier(values: ArrayLike) -> int | None:

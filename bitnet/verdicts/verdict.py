@@ -2,9 +2,11 @@
 
 A claim comes down to one number a seed (`evidence.py`); let its sign be such that the claim expects it above 0. One
 seed is anecdotal and two give only a direction: inconclusive. From three on it is judged by the t interval at
-1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni): the chance that a sweep says "reproduced" of
-an effect that is not there, "not reproduced" of one that is as large as claimed, or "equal" of what is not, stays below 5 %,
-whatever the number of its claims and of its seeds.
+1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni). Where seeds scatter normally, or alike to both
+sides, the chance that a sweep says "reproduced" of an effect that is not there, "not reproduced" of one that is as large as
+claimed, or "equal" of what is not, stays below 5 %, whatever the number of its claims and of its seeds. It does so for facts
+that are 0 or 1 however they come. Of skewed numbers it does not, least with three to five seeds: docs/error_rates.md has the
+rates that were measured, and the script that measures them.
 
 - `lower`, `higher`, `at_most`, `at_least` are **reproduced** when that interval lies above 0 and, but for bounds, the
   mean is no smaller than the margin: there is an effect, and as far as is known it is large enough to matter. That it is
@@ -12,6 +14,14 @@ whatever the number of its claims and of its seeds.
   ends below the margin (for bounds, below 0): the opposite, no effect, and an effect too small to matter are all excluded.
 - `equal` is reproduced by two one-sided tests within the margin, each at 0.05 / claims, and not reproduced when the
   interval lies wholly outside the margin.
+- Facts that are 0 or 1 (`claims.EVENTS`) have exact intervals (Clopper and Pearson), and their pairs McNemar's exact test.
+- From six seeds on, numbers that are more skewed than normal ones are in nine of ten samples have their interval extended to
+  the side of their tail, where t falls short (`stats.Estimate.interval`), and a seed that stands apart is named. The sign-flip
+  interval, exact where numbers scatter alike to both sides, helps no more against skewness, and at six seeds takes away a
+  quarter of the power. Fewer seeds can't show how they scatter: the t interval decides, and the verdict says so.
+- Seeds that were added when others had results are named: each look is another chance of a false word.
+- Numbers that are counted over different things (`config/measured.py`: contexts, held-out positions, a vocabulary) are neither
+  compared nor averaged, whatever the arms are about.
 - The plain 95 % interval, the exact p and that p after Holm are printed with the verdict but do not decide it: the smallest
   sign-flip p of six seeds is 2/64, so requiring a small p would make six seeds harder to pass than five.
 - Values that are identical for every seed raise a warning. Where the runs have the same losses throughout they are copies,

@@ -3,7 +3,7 @@
     python tests/benchmarks/error_rates.py [--full] [--draws N]
 
 Draws numbers of seeds whose truth is known, has `decide` judge them, and counts the false words in percent: in seconds with
-400 draws a cell, in minutes with --full (4,000, as in the documentation). The same seed gives the same table. A claim expects
+100 draws a cell, in two minutes with --full (1,000, as in the documentation). The same seed gives the same table. A claim expects
 an effect to the side where it goes wrong more often (away from the tail of skewed values); its margin is one standard deviation.
 """
 
@@ -47,11 +47,10 @@ def word(values: np.ndarray, expected: str, margin: float) -> str:
 
 
 def scattered(draw: Draw, rng: np.random.Generator, n: int, draws: int) -> list[float]:
-    """Percent of false words of a scatter: see the columns of `TABLE`."""
+    """Percent of false words of a scatter, a number a heading of `TABLE`; those of the first are one, moved by the margin."""
     x = np.stack([draw(rng, n) for _ in range(draws)])
     cells = [
         (x, "lower", NONE, "reproduced"),
-        (x + MARGIN, "higher", MARGIN, "not reproduced"),
         (x - 0.9 * MARGIN, "lower", MARGIN, "reproduced"),
         (x + MARGIN, "equal", MARGIN, "reproduced"),
     ]
@@ -59,7 +58,7 @@ def scattered(draw: Draw, rng: np.random.Generator, n: int, draws: int) -> list[
 
 
 def facts(rng: np.random.Generator, n: int, draws: int) -> list[float]:
-    """The same of pairs of a fact, 0 or 1, which happens on one side alone in 30 % of seeds and the margin's share more."""
+    """The same of pairs of a fact, 0 or 1, of which some seeds have one on the first side alone, some on the second alone."""
     judged: dict[tuple[int, int], rates.RateEstimate] = {}
     counts = []
     for apart, expected, margin, false in (
@@ -75,7 +74,7 @@ def facts(rng: np.random.Generator, n: int, draws: int) -> list[float]:
                 judged[key] = rates.paired_rates([1] * first + [-1] * second + [0] * neither)
             wrong += decide(judged[key], expected, margin, margin)[0] == false
         counts.append(100 * wrong / draws)
-    return counts
+    return [max(counts[:2]), *counts[2:]]
 
 
 def until_it_holds(draw: Draw, rng: np.random.Generator, draws: int) -> float:
@@ -88,8 +87,7 @@ def until_it_holds(draw: Draw, rng: np.random.Generator, draws: int) -> float:
 
 
 TABLE = (
-    '"reproduced" of no effect',
-    '"not reproduced" of an effect of the margin',
+    '"reproduced" of no effect, and "not reproduced" of an effect of the margin',
     '"reproduced" of 0.9 of the margin',
     '"equal" of a difference of the margin',
 )
@@ -97,10 +95,10 @@ TABLE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="4,000 draws a cell instead of 400: minutes")
+    parser.add_argument("--full", action="store_true", help="1,000 draws a cell instead of 100: two minutes")
     parser.add_argument("--draws", type=int, help="draws a cell")
     given = parser.parse_args()
-    draws = given.draws or (4000 if given.full else 400)
+    draws = given.draws or (1000 if given.full else 100)
     found = {name: [scattered(draw, np.random.default_rng(n), n, draws) for n in SEEDS] for name, draw in SCATTER.items()}
     found["0 or 1"] = [facts(np.random.default_rng(n), n, draws) for n in SEEDS]
     for column, heading in enumerate(TABLE):
@@ -111,7 +109,7 @@ def main() -> None:
     print(f'\n"reproduced" of no effect, seeds added one at a time from 3 to {LOOKS} until it is\n')
     print("| seeds scatter | 3 alone | until it holds |\n|---|---|---|")
     for name, draw in SCATTER.items():
-        print(f"| {name} | {found[name][1][0]:.1f} | {until_it_holds(draw, np.random.default_rng(0), draws // 4):.1f} |")
+        print(f"| {name} | {found[name][1][0]:.1f} | {until_it_holds(draw, np.random.default_rng(0), draws):.1f} |")
 
 
 if __name__ == "__main__":

@@ -135,6 +135,11 @@ def test_a_claim_has_its_numbers_beside_the_published_ones(text):
     assert "heldout_loss at the end: optimizer=adamw minus optimizer=adam_l2, claimed: lower by at least 0.5" in text
 
 
+def test_numbers_of_written_text_stand_beside_the_text_s_own_and_say_which_side_is_good(text):
+    assert "the held-out text itself" in text
+    assert "Good is near the value of the held-out text itself; more is not better. Random tokens" in text
+
+
 def test_a_run_that_began_as_another_one_says_so(text):
     assert text.count("10,000/10,000, the first 5,000 as 0123456789") == 3
 

@@ -347,6 +347,19 @@ def test_arms_whose_stage_2_begins_elsewhere_are_not_compared_at_their_boundarie
     assert boundary.table is None and end.table is not None
 
 
+def test_runs_that_are_evaluated_over_other_positions_have_no_common_analysis_of_variance(tmp_path):
+    crossed(tmp_path / "s")
+    for config in (tmp_path / "s").glob("*adamw*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"probe": values["probe"] | {"heldout_sequences": 64}}))
+    for config in (tmp_path / "s").glob("wd=*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"probe": values["probe"] | {"heldout_sequences": 32}}))
+    (found,) = read(tmp_path)
+    assert all(effects.table is None for effects in found.effects)
+    assert "heldout_loss at different probe.heldout_sequences (32, 64)" in found.effects[1].problem
+
+
 def test_shares_of_a_spread_that_is_no_larger_than_the_error_are_no_answer(tmp_path):
     crossed(tmp_path / "s")
     declare(tmp_path / "s", FILE, grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]})
