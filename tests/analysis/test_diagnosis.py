@@ -139,6 +139,8 @@ def test_repetition_is_a_problem_of_decoding(tmp_path):
     assert "which is a decoding problem" in found.headline
     assert arms(found) == [None]
     assert "0% of the 4-grams are repeats" in found.hints[0].why
+    beside = one(tmp_path / "text", HEALTHY | {"greedy_seq_rep_4": 0.9}, heldout_text={"seq_rep_4": 0.02})
+    assert "0% of the 4-grams are repeats, 2% in the held-out text: a decoding problem" in beside.hints[0].why
 
 
 def config(**parts):
