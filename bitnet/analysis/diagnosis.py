@@ -237,7 +237,7 @@ def _of_text(name: str, own: float | None) -> str:
     circles = "lower" if noise == "higher" else "higher"
     if own is None:
         return f"noise has the {noise[:-2]}est; the held-out text's own is not recorded"
-    return f"{own:.2f} in the held-out text; {noise}: nearer to noise, {circles}: to circles"
+    return f"{own:.2f} in the held-out text ({noise}: noise, {circles}: circles)"
 
 
 def _number(value: Any) -> float | None:

@@ -67,7 +67,7 @@ def test_the_numbers_stand_beside_what_they_are_held_against(tmp_path):
     by_name = {row[0]: row[1:] for row in diagnosis.numbers(found)}
     assert by_name["held-out loss"] == (8.98, 5.5, "ln V 9.01, unigram entropy 6.90")
     assert by_name["distinct predictions"] == (50, 130, "460 distinct targets at 1,024 positions")
-    beside = "0.01 in the held-out text; lower: nearer to noise, higher: to circles"
+    beside = "0.01 in the held-out text (lower: noise, higher: circles)"
     assert by_name["repeated 4-grams, greedy"] == (0.1, 0.1, beside)
     # neither measured nor recorded: no number is made up
     assert by_name["diversity, greedy"] == (None, None, "noise has the highest; the held-out text's own is not recorded")

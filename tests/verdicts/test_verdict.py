@@ -406,7 +406,7 @@ def false_words(draw: Any, n: int, word: str, draws: int = 1000, **claim: Any) -
 @pytest.mark.parametrize("n", [3, 8, 15, 30])
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
 def test_a_fact_as_frequent_as_its_bound_seldom_gets_a_false_word(rate, n):
-    """Over every outcome. By t intervals it is 8 to 15 % at n = 8 to 30."""
+    """Over every outcome. By t intervals it is 6 and 9 % at n = 8 and 15 for the worst rate."""
     false = dict.fromkeys(itertools.product(("at_most", "at_least"), ("reproduced", "not reproduced")), 0.0)
     for happened in range(n + 1):
         estimate = rates.one_rate([1.0] * happened + [0.0] * (n - happened), rate)
