@@ -375,7 +375,7 @@ def test_none_of_six_shows_a_rate_below_46_percent_and_no_lower_one(limit, word)
 
 
 def test_a_fact_that_mostly_differs_is_judged_by_mcnemar_s_exact_test():
-    """Seven of eight: a t interval excludes no difference, and also one as large as half of the seeds."""
+    """Seven of eight pairs differ, all to one side: p = 2 / 2^7."""
     world = two_arms(5, 7, 8)
     found = world.judge(collapsed(world, a=[0] * 8, b=[1] * 7 + [0]), x=contrast(metric="collapsed_at_end"))
     assert (found.word, found.test, found.p) == ("reproduced", "McNemar", pytest.approx(2 / 128))
