@@ -48,7 +48,7 @@ FEW = 0.02
 
 
 # Greedy continuations of sound small models repeat themselves, so only more than they do is named. Measured on the decoupled
-# control of the quickstart sweep (hidden size 64, V = 2,048; two seeds, 8 and 32 prompts, 37 evaluations below H1 - 0.1): 34 to
+# control of the quickstart sweep (hidden size 64, V = 2,048; two seeds, 8 and 32 prompts, 36 evaluations below H1 - 0.1): 34 to
 # 82 % of the greedy 4-grams are repeats, in the median 53 %, whatever the step; in the text that follows 0 to 0.5 %, and of an
 # untrained model 0 to 2 %. One token over and over has 28 of 29, 97 %. Sampled from the same models none is a repeat.
 REPETITIVE = 0.9
