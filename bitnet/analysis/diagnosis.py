@@ -30,7 +30,7 @@ from bitnet.analysis.collapse import (
 from bitnet.analysis.frames import read_runs
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
-from bitnet.runs.columns import HOW, TEXT_NUMBERS
+from bitnet.runs.columns import HOW, NOISE_SIDE, TEXT_NUMBERS
 from bitnet.runs.folders import checkpoint_parts
 from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import DIVERGED, MISSING, QUEUED
@@ -45,7 +45,6 @@ class Diagnosis:
 
     case: Case
     headline: str
-    text_of_heldout: dict[str, float | None]
     hints: list[Hint]
 
     @property
@@ -103,8 +102,8 @@ def diagnose(path: Path) -> list[Diagnosis]:
     found = []
     for run_id, run in records.runs.iterrows():
         course = metrics[metrics["run"] == run_id]
-        case = Case(run, course, _worst(course), facts.loc[run_id])
-        found.append(Diagnosis(case, _headline(case), _heldout_text(Path(run["folder"])), hints(case)))
+        case = Case(run, course, _worst(course), facts.loc[run_id], _heldout_text(Path(run["folder"])))
+        found.append(Diagnosis(case, _headline(case), hints(case)))
     return found
 
 
@@ -231,11 +230,19 @@ def numbers(d: Diagnosis) -> list[tuple[str, float | None, float | None, str]]:
         ("study's count", "UniquePredictions", f"at most {_count(run['ceiling'])}; says little when logits are flat"),
     ]
     for name, says in _TEXT_NAMES.items():
-        own = d.text_of_heldout.get(name)
-        beside = "" if own is None else f"{own:.2f} in the held-out text"
+        beside = _of_text(name, case.own_text.get(name))
         rows += [(f"{says}, {how}", f"{how}_{name}", beside) for how in HOW if name in TEXT_NUMBERS]
     at_worst = pd.Series(dtype="float64") if case.worst is None else case.worst
     return [(what, _number(at_worst.get(column)), _number(last.get(column)), beside) for what, column, beside in rows]
+
+
+def _of_text(name: str, own: float | None) -> str:
+    """What a number of continuations is held against: the text's own value, which is good, and where noise lies from it."""
+    noise = NOISE_SIDE[name]
+    circles = "lower" if noise == "higher" else "higher"
+    if own is None:
+        return f"noise has the {noise[:-2]}est; the held-out text's own is not recorded"
+    return f"{own:.2f} in the held-out text ({noise}: noise, {circles}: circles)"
 
 
 def _number(value: Any) -> float | None:

@@ -101,7 +101,7 @@ def _row(folder: Path) -> dict[str, Any]:
         raise Unreadable(f"config.yaml: {wrong}")
     steps = _number(config, "config.yaml", "steps")
     row = {key: _text(record, key) for key in ("id", "arm_id", "label")}
-    row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "started", "finished")}
+    row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "created", "started", "finished")}
     row["sweep"] = None if record.get("sweep") is None else current_name(record["sweep"])
     row |= {
         "folder": str(folder),

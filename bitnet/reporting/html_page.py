@@ -297,7 +297,7 @@ def _texts(experiment: Experiment, names: pd.Series) -> dict[str, Any]:
         if own := RunRecord(Path(folder)).read().get("heldout_text") or {}:
             break
     real = [wording.short_number(own.get(name)) for name in TEXT_NUMBERS]
-    return {"rows": rows, "names": TEXT_NUMBERS, "how": HOW, "own": real if own else []}
+    return {"rows": rows, "names": TEXT_NUMBERS, "how": HOW, "own": real}
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def claims_section(experiment: Experiment) -> Section | None:
     lines = [f"{experiment.declaration.sweep.get('question') or experiment.name}"]
     if experiment.problem is not None:
         lines.append(f"The claims can't be judged: {experiment.problem}")
-    lines.append("Mean over seeds with its 95 % t interval; margin: the smallest effect that matters.")
+    lines.append("Mean over seeds with its 95 % interval; margin: the smallest effect that matters.")
     lines += [f"Note: {note}." for note in experiment.declaration.notes]
     names = pd.Index([v.claim for v in experiment.verdicts], name="claim")
     pairs = [(v, experiment.claims[v.claim]) for v in experiment.verdicts]

@@ -340,3 +340,19 @@ def test_claims_about_what_is_not_asked_for_are_told_before_anything_is_trained(
     assert plan.main([*SMALL, "sweeps=mine", f"--config-dir={tmp_path}", "--no-measure"]) == 0
     told = capsys.readouterr().err
     assert all(text in told for text in said)
+
+
+def test_a_claim_that_compares_numbers_of_two_kinds_is_told_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    sides = "arm: a, against: b, expected: lower, margin: 1"
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "# @package _global_\nsweep:\n  name: mine\n  question: x\n"
+        "  arms: {a: probe.contexts=10, b: probe.contexts=20}\n  claims:\n"
+        f"    counts: {{kind: contrast, says: x, metric: contexts_uniq, {sides}}}\n"
+        f"    losses: {{kind: contrast, says: x, metric: heldout_loss, {sides}}}\n"
+    )
+    small = [given for given in SMALL if not given.startswith("probe.contexts")]
+    assert plan.main([*small, "sweeps=mine", f"--config-dir={tmp_path}", "--no-measure"]) == 0
+    told = capsys.readouterr().err
+    assert "claim counts: the sides have contexts_uniq at different probe.contexts (10, 20)" in told
+    assert "claim losses" not in told

@@ -131,8 +131,13 @@ def test_the_answer_is_what_the_verdicts_are(text):
 def test_a_claim_has_its_numbers_beside_the_published_ones(text):
     assert re.search(r"-1\.99 \[-2\.\d+, -1\.\d+\] nats \(5\.02 minus 7\.01\) n=3 WD 0\.0 is the fix", text)
     assert "0: -2, 1: -1.99, 2: -1.98" in text
-    assert "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, and is wide" in text
+    assert "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, is wide, and" in text
     assert "heldout_loss at the end: optimizer=adamw minus optimizer=adam_l2, claimed: lower by at least 0.5" in text
+
+
+def test_numbers_of_written_text_stand_beside_the_text_s_own_and_say_which_side_is_good(text):
+    assert "the held-out text itself" in text
+    assert "Good is near the value of the held-out text itself; more is not better. Random tokens" in text
 
 
 def test_a_run_that_began_as_another_one_says_so(text):

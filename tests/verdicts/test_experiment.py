@@ -145,6 +145,8 @@ def test_a_claim_that_was_taken_back_or_changed_to_and_fro_is_late(tmp_path):
 
 def test_seeds_that_were_added_when_a_run_was_over_are_told(tmp_path):
     pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    for record in (tmp_path / "s").glob("*-2/run.json"):  # written down when the first runs were over
+        record.write_text(record.read_text().replace("2025-01-01", "2025-01-03"))
     claims = {"more": CLAIM}
     declared = [
         {"at": at, "scale": None, "sweep": {"name": "s", "claims": claims, "seeds": seeds}}
@@ -154,6 +156,28 @@ def test_seeds_that_were_added_when_a_run_was_over_are_told(tmp_path):
     (found,) = read(tmp_path)
     assert found.declaration.late == ()
     assert found.declaration.notes[0].startswith("seed 2 added after the first run had ended: if results prompted this")
+    assert found.declaration.added == {2: 4}
+    (verdict,) = found.verdicts
+    assert verdict.warnings[0].startswith("seed 2 added when 4 runs of this sweep had results: adding seeds until a claim holds")
+
+
+def test_seeds_that_no_version_declares_are_as_old_as_their_runs(tmp_path):
+    pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    declare(tmp_path / "s", FILE)
+    assert read(tmp_path)[0].declaration.added == {}, "written down before the first was over"
+    for record in (tmp_path / "s").glob("*-2/run.json"):
+        record.write_text(record.read_text().replace("2025-01-01", "2025-01-03"))
+    assert read(tmp_path)[0].declaration.added == {2: 4}
+
+
+def test_seeds_of_runs_that_were_written_down_again_are_as_old_as_their_declaration(tmp_path):
+    pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    declare(tmp_path / "s", FILE, seeds=[0, 1, 2])
+    for record in (tmp_path / "s").glob("*-2/run.json"):  # repeated with overwrite=true
+        record.write_text(record.read_text().replace("2025-01-01", "2025-01-03"))
+    (found,) = read(tmp_path)
+    assert found.declaration.added == {}
+    assert not any("added when" in warning for warning in found.verdicts[0].warnings)
 
 
 def test_versions_that_claim_the_same_are_one_of_them(tmp_path):
@@ -340,6 +364,19 @@ def test_arms_whose_stage_2_begins_elsewhere_are_not_compared_at_their_boundarie
     boundary, end = found.effects
     assert boundary.problem == "Stage 2 begins at different fractions of the run (0.4, 0.5): there is no common moment"
     assert boundary.table is None and end.table is not None
+
+
+def test_runs_that_are_evaluated_over_other_positions_have_no_common_analysis_of_variance(tmp_path):
+    crossed(tmp_path / "s")
+    for config in (tmp_path / "s").glob("*adamw*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"probe": values["probe"] | {"heldout_sequences": 64}}))
+    for config in (tmp_path / "s").glob("wd=*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"probe": values["probe"] | {"heldout_sequences": 32}}))
+    (found,) = read(tmp_path)
+    assert all(effects.table is None for effects in found.effects)
+    assert "heldout_loss at different probe.heldout_sequences (32, 64)" in found.effects[1].problem
 
 
 def test_shares_of_a_spread_that_is_no_larger_than_the_error_are_no_answer(tmp_path):
