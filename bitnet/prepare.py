@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from bitnet.cli.compose import compose_config, register_plugins
 from bitnet.cli.hydra_errors import complain
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, as for bitnet.train")
+    parser.add_argument("--config-dir", "-cd", type=Path, help="a folder with your own groups, as for bitnet.train")
     parser.error = refuse
     return parser
 
@@ -38,11 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     register_plugins()
     try:
-        overrides = _parser().parse_args(argv).overrides
+        arguments = _parser().parse_intermixed_args(argv)
         from bitnet.cli import compose
         from bitnet.data.prepared import prepare
 
-        config = compose.run_config(compose_config(overrides))
+        config = compose.run_config(compose_config(arguments.overrides, arguments.config_dir))
         with interrupt_on_signals():
             prepared = prepare(config.data, config.tokenizer)
     except UserError as error:

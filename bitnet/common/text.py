@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
@@ -35,3 +36,8 @@ def format_significant(x: float, digits: int, *, sign: bool = False) -> str:
 def format_list(what: str, numbers: Sequence[int]) -> str:
     """`seed 3`; `seeds 3, 4` of several."""
     return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def without_interpolation(text: str) -> str:
+    """A text as Hydra's configuration takes it to mean itself: `${` stands for another key's value, unless it is escaped."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)

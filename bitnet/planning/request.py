@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bitnet.cli.compose import group_choices, run_config, search_path
+from bitnet.cli.compose import group_choices, refuse_folders_of_hydra, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
 from bitnet.cli.hydra_internals import Hydra, initialized
 from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_current_names, with_multirun
@@ -20,7 +20,7 @@ from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
 from bitnet.sweep.check_claims import check_claims
 from bitnet.sweep.expand import expand
-from bitnet.sweep.sequence import with_sweep
+from bitnet.sweep.sequence import sweeps_in_turn, with_sweep
 
 
 # ----------------------------------------------------------------------------------------------------------- composing
@@ -33,11 +33,7 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
     overrides = with_current_names(overrides)
     check_sweep(overrides, multirun)
     note_repeated_keys(overrides)
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise UserError(f"--config-dir {config_dir}: no such folder")
-        overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
-    written = search_path([normalise(o) for o in with_multirun(overrides)])
+    written = search_path([normalise(o) for o in with_multirun(overrides)], config_dir)
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
         hydra = initialized()
         try:
@@ -54,16 +50,17 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[Ru
     sweeping = multirun or hydra.get_mode("config", written) == RunMode.MULTIRUN
     mode = RunMode.MULTIRUN if sweeping else RunMode.RUN
     master = hydra.compose_config("config", written, run_mode=mode)
+    refuse_folders_of_hydra(master.hydra)
     typed = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     if not sweeping:
         return [_resumed(master, typed) or RunRequest(run_config(master), tuple(typed), group_choices(master.hydra))], False
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
+    if several := sweeps_in_turn(hydra.config_loader, master, typed)[0]:
+        return _of_all([_expanded(hydra, with_sweep(written, name), multirun)[0] for name in several]), True
     config, arms = expand(hydra.config_loader, master, typed)
-    if config.sweep is not None and config.sweep.includes:
-        return _of_all([_expanded(hydra, with_sweep(written, name), multirun)[0] for name in config.sweep.includes]), True
-    check_claims(config.sweep, arms)
+    check_claims(config.sweep, arms, hydra.config_loader.get_group_options)
     return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms], True
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from bitnet.cli.overrides import numbers_first
 from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.claims import without_runs
@@ -11,16 +13,21 @@ from bitnet.config.run import known_keys
 from bitnet.config.sweep import SweepConfig
 from bitnet.sweep.expand import ComposedArm
 
+Options = Callable[[str], Sequence[str]]
 
-def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm]) -> None:
+
+def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm], options: Options) -> None:
     """Say which claims of a sweep speak of what the command does not ask for: before they cost what others cost.
 
+    Args:
+        options: of a group by its name, those of the user's own folder among them.
     Raises:
-        UserError: a claim selects runs by a group or a key that no run can have.
+        UserError: a claim selects runs by a group or a key that no run can have, or by an option that a group does not have.
     """
     if sweep is None:
         return
     _refuse_unknown_keys(sweep, {"arm", *(group for composed in arms for group in composed.choices)})
+    _refuse_unknown_options(sweep, {group for composed in arms for group in composed.choices}, options)
     longest = max(composed.values["steps"] for composed in arms)
     if late := [name for name, claim in sweep.claims.items() if claim.latest_step() > longest]:
         say(f"note: claims about steps after the last one ({longest:,}): {', '.join(late)}; they stay inconclusive")
@@ -30,10 +37,25 @@ def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm]) -> None
         say(f"note: claims about runs that are not part of this command: {', '.join(lacking[:3])}{more}; they stay inconclusive")
 
 
+def _selected(sweep: SweepConfig) -> Iterator[tuple[str, str, Any]]:
+    """Where a claim's selector stands, and each key and value of it."""
+    for name, claim in sweep.claims.items():
+        for side, selector in claim.selectors().items():
+            for key, value in ({} if isinstance(selector, str) else selector).items():
+                yield f"sweep.claims.{name}.{side}", key, value
+
+
+def _refuse_unknown_options(sweep: SweepConfig, groups: set[str], options: Options) -> None:
+    for place, group, value in (s for s in _selected(sweep) if s[1] in groups):
+        allowed = sorted((o for o in options(group) if not o.startswith("_")), key=numbers_first)
+        if str(value) not in allowed:
+            listed = f"allowed are {', '.join(allowed)}{suggestion(str(value), allowed)}"
+            raise UserError(f"{place}: {group}={value}: no such option; {listed}")
+
+
 def _refuse_unknown_keys(sweep: SweepConfig, groups: set[str]) -> None:
-    named = [(f"{name}.{side}", of) for name, claim in sweep.claims.items() for side, of in claim.selectors().items()]
-    for place, key in ((place, key) for place, of in named if not isinstance(of, str) for key in of):
+    for place, key, _ in _selected(sweep):
         parent, _, leaf = key.rpartition(".")
         known = known_keys(parent) if parent else known_keys() | groups
         if leaf not in known:
-            raise UserError(f"sweep.claims.{place}: {key}: no such group or key{suggestion(leaf, known)}")
+            raise UserError(f"{place}: {key}: no such group or key{suggestion(leaf, known)}")

@@ -1,4 +1,6 @@
-"""A sweep that is made of other sweeps (`sweep.includes`): all are validated before the first starts, then run one by one."""
+"""Several sweeps, of a file (`sweep.includes`) or of the command line (`sweeps=a,b`): all are validated before the first starts,
+then they run one by one.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,22 @@ import sys
 from collections.abc import Sequence
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bitnet.cli import compose
 from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of
+from bitnet.cli.quoting import unquote
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
 from bitnet.common.text import counted
-from bitnet.config.sweep import SweepConfig, current_name
+from bitnet.config.sweep import current_name
 from bitnet.launch import fork_client
+from bitnet.sweep.arms import check_axes
 from bitnet.sweep.expand import expand
 
 INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
@@ -31,27 +37,48 @@ def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
     return [f"sweeps={name}" if key_of(a) == "sweeps" else a for a in arguments]
 
 
-def validate_includes(loader: ConfigLoader, master: DictConfig, sweep: SweepConfig) -> None:
-    """Compose and validate every arm of every sweep that `sweep` is made of.
+def sweeps_in_turn(loader: ConfigLoader, master: DictConfig, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The sweeps that a multirun carries out one after another, and the sweep whose file includes them (None: the command line
+    names them, `sweeps=a,b`); none for a multirun of one sweep or of none.
+
+    Raises:
+        UserError: `sweeps` has a form of Hydra's that gives none.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    typed = parser.parse_overrides([a for a in arguments if key_of(a) == "sweeps" and "=" in a][-1:])
+    if typed and typed[0].is_sweep_override():
+        check_axes(typed, all_keys=True)
+        return list(dict.fromkeys(current_name(unquote(v)) for v in typed[0].sweep_string_iterator())), None
+    sweep = compose.run_config(master).sweep
+    return ([], None) if sweep is None or not sweep.includes else (sweep.includes, sweep.name)
+
+
+def validate_each(loader: ConfigLoader, master: DictConfig, names: Sequence[str], owner: str | None = None) -> None:
+    """Compose and validate every arm of every sweep of `names`, which the sweep `owner` includes, or the command line names.
 
     Raises:
         UserError: naming the sweep that can't be run as asked.
     """
     asked, about_hydra = list(master.hydra.overrides.task), list(master.hydra.overrides.hydra)
     if not any(key_of(o) == "sweeps" for o in asked):
-        raise UserError(f"sweep.includes={sweep.includes}: a sweep of sweeps is started by its file's name, sweeps=NAME")
-    for name in sweep.includes:
+        raise UserError(f"sweep.includes={list(names)}: a sweep of sweeps is started by its file's name, sweeps=NAME")
+    for name in names:
         try:
             own = loader.load_configuration("config", [*about_hydra, *with_sweep(asked, name)], RunMode.MULTIRUN)
-            if own.sweep is not None and own.sweep.get("includes"):
+            includes = (own.sweep or {}).get("includes")
+            if includes and owner is not None:
                 raise UserError("it is made of sweeps itself; name those instead")
+            if includes:
+                validate_each(loader, own, includes, name)
+                continue
             for composed in expand(loader, own, with_sweep(asked, name))[1]:
                 _ = composed.config
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"sweeps={name}, which {sweep.name} includes: {explain(error)}") from None
+            within = "" if owner is None else f", which {owner} includes"
+            raise UserError(f"sweeps={name}{within}: {explain(error)}") from None
 
 
-def run_in_sequence(sweep: SweepConfig) -> None:
+def run_in_sequence(names: Sequence[str]) -> None:
     """Run the sweeps, each by this process's command with its name, to its end.
 
     Raises:
@@ -60,8 +87,8 @@ def run_in_sequence(sweep: SweepConfig) -> None:
     """
     fork_client.stop_prestarted()
     failed = []
-    for place, name in enumerate(sweep.includes, 1):
-        say(f"[{place} of {len(sweep.includes)}] {name}")
+    for place, name in enumerate(names, 1):
+        say(f"[{place} of {len(names)}] {name}")
         code = _run(with_sweep(sys.orig_argv, name))
         if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
             raise KeyboardInterrupt
@@ -70,7 +97,7 @@ def run_in_sequence(sweep: SweepConfig) -> None:
         if code != 0:
             failed.append(name)
     if failed:
-        some = f"{len(failed)} of {counted(len(sweep.includes), 'sweep')}"
+        some = f"{len(failed)} of {counted(len(names), 'sweep')}"
         say(f"{some} had failures: {', '.join(failed)}; the same command resumes")
         raise SystemExit(1)
 

@@ -34,8 +34,9 @@ class ArmsSweeper(basic_sweeper()):
         from bitnet.sweep import controller, sequence
 
         loader = self.hydra_context.config_loader
-        named = compose.run_config(self.config).sweep
-        if named is not None and named.includes:
-            sequence.validate_includes(loader, self.config, named)
-            return sequence.run_in_sequence(named)
+        compose.refuse_folders_of_hydra(self.config.hydra)
+        several, owner = sequence.sweeps_in_turn(loader, self.config, arguments)
+        if several:
+            sequence.validate_each(loader, self.config, several, owner)
+            return sequence.run_in_sequence(several)
         return controller.run_sweep(loader, self.config, self.launcher, arguments)
