@@ -22,11 +22,26 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bitnet.cli.hydra_errors import explain
 from bitnet.cli.hydra_internals import apply_overrides
-from bitnet.cli.overrides import normalise
+from bitnet.cli.overrides import normalise, numbers_first
 from bitnet.cli.quoting import list_entries, quote
 from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE, share
 from bitnet.config.run import RunConfig, load_config
+
+
+class Options:
+    """The options of groups in every folder that a configuration was composed from, as Hydra's parser asks a loader for them.
+
+    Its own loader leaves out those that `hydra.searchpath` names: the sweeps, and the user's own.
+    """
+
+    def __init__(self, hydra: DictConfig) -> None:
+        self.folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+
+    def get_group_options(self, group_name: str, **_: Any) -> list[str]:
+        """The names of a group's options; none of what is no group."""
+        found = {file.stem for folder in self.folders for file in (folder / group_name).glob("*.yaml")}
+        return sorted((name for name in found if not name.startswith("_")), key=numbers_first)
 
 
 class Composer:
@@ -38,7 +53,8 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
-        self.parser = OverridesParser.create(config_loader=loader)
+        self.options = Options(master.hydra)
+        self.parser = OverridesParser.create(config_loader=self.options)
         self.parsed: dict[str, Override] = {}
         self.composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
 

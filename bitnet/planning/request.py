@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bitnet.cli.compose import group_choices, refuse_folders_of_hydra, run_config, search_path
+from bitnet.cli.compose import Options, group_choices, refuse_folders_of_hydra, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
 from bitnet.cli.hydra_internals import Hydra, initialized
 from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_current_names, with_multirun
@@ -57,10 +57,10 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[Ru
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
-    if several := sweeps_in_turn(hydra.config_loader, master, typed)[0]:
+    if several := sweeps_in_turn(master, typed)[0]:
         return _of_all([_expanded(hydra, with_sweep(written, name), multirun)[0] for name in several]), True
     config, arms = expand(hydra.config_loader, master, typed)
-    check_claims(config.sweep, arms, hydra.config_loader.get_group_options)
+    check_claims(config.sweep, arms, Options(master.hydra))
     return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms], True
 
 

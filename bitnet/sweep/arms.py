@@ -79,7 +79,7 @@ def _arm(name: str, text: str, parser: OverridesParser) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UserError(f"{place}={text}: {str(error).lower()}; close the quotation, or write \\' for an apostrophe") from None
+        raise UserError(f"{place}={text}: {str(error).lower()}; quotes come in pairs, and \\' is an apostrophe") from None
     return [_one_value(place, word, parser) for word in words]
 
 
@@ -138,9 +138,8 @@ def check_axes(parsed: Sequence[Override], *, all_keys: bool = False) -> None:
 
 
 def _why_empty(axis: Override) -> str:
-    group = axis.config_loader.get_group_options(axis.key_or_group) if axis.config_loader is not None else []
-    if group:
-        return f"it fits none of the options {', '.join(sorted(o for o in group if not o.startswith('_')))}"
+    if options := axis.config_loader.get_group_options(axis.key_or_group):
+        return f"it fits none of the options {', '.join(options)}"
     return "nothing lies in this range" if axis.is_range_sweep() else "nothing fits it"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bitnet.cli.overrides import numbers_first
+from bitnet.cli.compose import Options
 from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.claims import without_runs
@@ -13,14 +13,12 @@ from bitnet.config.run import known_keys
 from bitnet.config.sweep import SweepConfig
 from bitnet.sweep.expand import ComposedArm
 
-Options = Callable[[str], Sequence[str]]
-
 
 def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm], options: Options) -> None:
     """Say which claims of a sweep speak of what the command does not ask for: before they cost what others cost.
 
     Args:
-        options: of a group by its name, those of the user's own folder among them.
+        options: of the groups.
     Raises:
         UserError: a claim selects runs by a group or a key that no run can have, or by an option that a group does not have.
     """
@@ -47,7 +45,7 @@ def _selected(sweep: SweepConfig) -> Iterator[tuple[str, str, Any]]:
 
 def _refuse_unknown_options(sweep: SweepConfig, groups: set[str], options: Options) -> None:
     for place, group, value in (s for s in _selected(sweep) if s[1] in groups):
-        allowed = sorted((o for o in options(group) if not o.startswith("_")), key=numbers_first)
+        allowed = options.get_group_options(group)
         if str(value) not in allowed:
             listed = f"allowed are {', '.join(allowed)}{suggestion(str(value), allowed)}"
             raise UserError(f"{place}: {group}={value}: no such option; {listed}")

@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from bitnet.cli.compose import Composer
+from bitnet.cli.compose import Composer, Options
 from bitnet.cli.overrides import readable_overrides
 from bitnet.cli.quoting import quote
 from bitnet.common.console import command_name, say
@@ -42,7 +42,7 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     """
     config, arms = expand(loader, master, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    check_claims(config.sweep, arms, loader.get_group_options)
+    check_claims(config.sweep, arms, Options(master.hydra))
     _check_devices(config.device, master)
     queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:

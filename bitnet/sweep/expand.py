@@ -62,7 +62,8 @@ def expand(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -> tu
     if config.resume is not None:
         raise UserError(f"resume={config.resume}: one run goes on, and this is a sweep; leave it out")
     composer = Composer(loader, master)
-    arms = expand_arms(loader, config, group_choices(master.hydra), master.hydra.sweeper.params or {}, arguments)
+    params = master.hydra.sweeper.params or {}
+    arms = expand_arms(composer.parser, config, group_choices(master.hydra), params, arguments)
     return config, [_composed(composer, arm) for arm in arms]
 
 
@@ -80,11 +81,12 @@ def named_after(arm: Arm, error: Exception) -> UserError:
 
 
 def expand_arms(
-    loader: ConfigLoader, config: RunConfig, options: Mapping[str, str], params: Mapping[str, str], arguments: list[str]
+    parser: OverridesParser, config: RunConfig, options: Mapping[str, str], params: Mapping[str, str], arguments: list[str]
 ) -> list[Arm]:
     """Every arm of a multirun: what the command line asks for times what the named sweep does, at the scale that is asked for.
 
     Args:
+        parser: of Hydra's grammar, with its groups.
         config, options: of the sweep without its arms: its values, and what each group chose.
         params: Hydra's `sweeper.params`; axes like those of the command line.
         arguments: overrides of the command line, sweeps among them.
@@ -92,7 +94,6 @@ def expand_arms(
         UserError: when the sweep's file has another sweep's name.
     """
     written = [normalise(f"{k}={v}") for k, v in params.items()] + [normalise(a) for a in arguments]
-    parser = OverridesParser.create(config_loader=loader)
     parsed = parser.parse_overrides(written)
     check_axes(parsed)
     product = grid(parsed)

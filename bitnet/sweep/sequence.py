@@ -37,14 +37,14 @@ def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
     return [f"sweeps={name}" if key_of(a) == "sweeps" else a for a in arguments]
 
 
-def sweeps_in_turn(loader: ConfigLoader, master: DictConfig, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+def sweeps_in_turn(master: DictConfig, arguments: Sequence[str]) -> tuple[list[str], str | None]:
     """The sweeps that a multirun carries out one after another, and the sweep whose file includes them (None: the command line
     names them, `sweeps=a,b`); none for a multirun of one sweep or of none.
 
     Raises:
         UserError: `sweeps` has a form of Hydra's that gives none.
     """
-    parser = OverridesParser.create(config_loader=loader)
+    parser = OverridesParser.create(config_loader=compose.Options(master.hydra))
     typed = parser.parse_overrides([a for a in arguments if key_of(a) == "sweeps" and "=" in a][-1:])
     if typed and typed[0].is_sweep_override():
         check_axes(typed, all_keys=True)

@@ -35,7 +35,7 @@ class ArmsSweeper(basic_sweeper()):
 
         loader = self.hydra_context.config_loader
         compose.refuse_folders_of_hydra(self.config.hydra)
-        several, owner = sequence.sweeps_in_turn(loader, self.config, arguments)
+        several, owner = sequence.sweeps_in_turn(self.config, arguments)
         if several:
             sequence.validate_each(loader, self.config, several, owner)
             return sequence.run_in_sequence(several)
