@@ -16,6 +16,8 @@ READING = 2  # of peculiar files, part of what determines their text: they were 
 
 _LINE_END = re.compile(rb"\r\n?|\n")
 
+_NO_WORD = 10_000  # bytes without a blank: a text that has none
+
 _CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that no character begins with
 
 
@@ -128,11 +130,11 @@ def _line_start(span: _Span, left: int) -> int | None:
 
 
 def _blank(span: _Span, left: int) -> int | None:
-    """Where the next blank stands; in a word of a block and more, its next character; None where neither is."""
+    """Where the next blank stands; in what is longer than any word, its next character; None where neither is."""
     block = _bytes_from(span, left)
     if (place := block.find(b" ")) >= 0:
         return left + place
-    if len(block) < BLOCK:
+    if len(block) < _NO_WORD:
         return None
     return left + next(i for i, byte in enumerate(block) if byte not in _CONTINUATION)
 
