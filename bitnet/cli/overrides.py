@@ -103,7 +103,9 @@ def normalise(override: str) -> str:
         return f"{key}={quoting.path(name, value)}"
     if name in PATH_LIST_KEYS:
         return f"{key}={quoting.path_lists(name, value)}"
-    if name == "device" and "," in value:  # GPUs that the runs share, no axis: where a run is carried out makes it no other
+    if (
+        name == "device" and "," in value and "(" not in value
+    ):  # GPUs that the runs share, no axis: where a run is carried out makes it no other
         return f"{key}={quoting.quote(','.join(quoting.list_entries(value)))}"
     if name == "sweep" and value.lower() not in _NULL and value[0] != "{":
         named = groups()["sweeps"]

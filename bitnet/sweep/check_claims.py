@@ -17,15 +17,12 @@ from bitnet.sweep.expand import ComposedArm
 def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm], options: Options) -> None:
     """Say which claims of a sweep speak of what the command does not ask for: before they cost what others cost.
 
-    Args:
-        options: of the groups.
     Raises:
-        UserError: a claim selects runs by a group or a key that no run can have, or by an option that a group does not have.
+        UserError: as `check_selectors`.
     """
     if sweep is None:
         return
-    _refuse_unknown_keys(sweep, {"arm", *(group for composed in arms for group in composed.choices)})
-    _refuse_unknown_options(sweep, {group for composed in arms for group in composed.choices}, options)
+    check_selectors(sweep, arms, options)
     longest = max(composed.values["steps"] for composed in arms)
     if late := [name for name, claim in sweep.claims.items() if claim.latest_step() > longest]:
         say(f"note: claims about steps after the last one ({longest:,}): {', '.join(late)}; they stay inconclusive")
@@ -33,6 +30,19 @@ def check_claims(sweep: SweepConfig | None, arms: Sequence[ComposedArm], options
     if lacking := without_runs(sweep.claims, runs):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         say(f"note: claims about runs that are not part of this command: {', '.join(lacking[:3])}{more}; they stay inconclusive")
+
+
+def check_selectors(sweep: SweepConfig, arms: Sequence[ComposedArm], options: Options) -> None:
+    """Refuse claims that can speak of no run, whatever a command asks for.
+
+    Args:
+        options: of the groups.
+    Raises:
+        UserError: a claim selects runs by a group or a key that no run can have, or by an option that a group does not have.
+    """
+    groups = {group for composed in arms for group in composed.choices}
+    _refuse_unknown_keys(sweep, {"arm", *groups})
+    _refuse_unknown_options(sweep, groups, options)
 
 
 def _selected(sweep: SweepConfig) -> Iterator[tuple[str, str, Any]]:

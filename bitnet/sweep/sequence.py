@@ -26,6 +26,7 @@ from bitnet.common.text import counted
 from bitnet.config.sweep import current_name
 from bitnet.launch import fork_client
 from bitnet.sweep.arms import check_axes
+from bitnet.sweep.check_claims import check_selectors
 from bitnet.sweep.expand import expand
 
 INTERRUPTED, MISTAKEN = 130, 2  # exit codes of a sweep: stopped and saved; refused before any work
@@ -71,11 +72,14 @@ def validate_each(loader: ConfigLoader, master: DictConfig, names: Sequence[str]
             if includes:
                 validate_each(loader, own, includes, name)
                 continue
-            for composed in expand(loader, own, with_sweep(asked, name))[1]:
+            config, arms = expand(loader, own, with_sweep(asked, name))
+            for composed in arms:
                 _ = composed.config
+            if config.sweep is not None:
+                check_selectors(config.sweep, arms, compose.Options(own.hydra))
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            within = "" if owner is None else f", which {owner} includes"
-            raise UserError(f"sweeps={name}{within}: {explain(error)}") from None
+            named = f"sweeps={name}" + ("" if owner is None else f", which {owner} includes")
+            raise UserError(f"{named}: {str(explain(error)).removeprefix(f'sweeps={name}: ')}") from None
 
 
 def run_in_sequence(names: Sequence[str]) -> None:
