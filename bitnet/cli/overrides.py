@@ -86,7 +86,7 @@ def key_of(override: str) -> str:
 
 
 def normalise(override: str) -> str:
-    """Quote what Hydra would misread: numbers among a group's options, and paths.
+    """Quote what Hydra would misread: numbers among a group's options, paths, and several devices.
 
     `model=256,512` means the files 256.yaml and 512.yaml, which Hydra itself reads as integers and refuses.
 
@@ -103,10 +103,8 @@ def normalise(override: str) -> str:
         return f"{key}={quoting.path(name, value)}"
     if name in PATH_LIST_KEYS:
         return f"{key}={quoting.path_lists(name, value)}"
-    if (
-        name == "device" and "," in value and "(" not in value
-    ):  # GPUs that the runs share, no axis: where a run is carried out makes it no other
-        return f"{key}={quoting.quote(','.join(quoting.list_entries(value)))}"
+    if name == "device":
+        return f"{key}={_devices(value)}"
     if name == "sweep" and value.lower() not in _NULL and value[0] != "{":
         named = groups()["sweeps"]
         meant = f"sweeps={value}" if value in named else f"sweeps=NAME{suggestion(value, named)}"
@@ -116,6 +114,11 @@ def normalise(override: str) -> str:
     if name == "sweeps" and value.lower() == "null":
         return "~sweeps"  # the default, which Hydra's grammar can't say
     return f"{key}={_options(name, value)}"
+
+
+def _devices(value: str) -> str:
+    """One device; or several as one value, no axis: the runs of a sweep share them, and are the same runs on each."""
+    return quoting.quote(",".join(quoting.list_entries(value))) if "," in value and "(" not in value else value
 
 
 def _options(name: str, value: str) -> str:
