@@ -47,7 +47,7 @@ class ComposedArm:
         try:
             return load_config(self.values)
         except UserError as error:
-            raise named_after(self.arm, error) from None
+            raise _named_after(self.arm, error) from None
 
 
 def expand(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -> tuple[RunConfig, list[ComposedArm]]:
@@ -71,10 +71,10 @@ def _composed(composer: Composer, arm: Arm) -> ComposedArm:
     try:
         return ComposedArm(arm, *composer.arm(arm.overrides))
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        raise named_after(arm, error) from error
+        raise _named_after(arm, error) from error
 
 
-def named_after(arm: Arm, error: Exception) -> UserError:
+def _named_after(arm: Arm, error: Exception) -> UserError:
     """What is wrong, with the arm of the sweep's file where it is that one's own override."""
     said = explain(error)
     return UserError(f"sweep.arms.{arm.name}: {said}") if arm.name and concerns(arm, str(said)) else said
