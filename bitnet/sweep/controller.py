@@ -50,7 +50,7 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     todo = [q for q in queued if not is_skipped(q, config)]
     say(f"{counted(len(queued), 'run')}, {len(queued) - len(todo)} of them finished before, in {queued[0].folder.parent}")
     try:
-        returned = launcher.launch([[_resumption(q.folder)] for q in todo], initial_job_idx=0) if todo else []
+        returned = launcher.launch([_resumption(q.folder, config) for q in todo], initial_job_idx=0) if todo else []
     except KeyboardInterrupt:
         begun = sum(RunRecord(q.folder).read().get("step", 0) > 0 for q in todo if not _is_final(q))
         over = sum(map(_is_final, queued))
@@ -73,9 +73,10 @@ def _check_devices(device: str, master: DictConfig) -> None:
         raise UserError(f"device={device}: hydra/launcher={name} does not share GPUs among runs; launcher=local does")
 
 
-def _resumption(folder: Path) -> str:
-    """The override that names a frozen run, whatever characters its folder has."""
-    return f"resume={quote(without_interpolation(str(folder)))}"
+def _resumption(folder: Path, config: RunConfig) -> list[str]:
+    """The overrides of a Hydra job that carries a frozen run out: its folder, and the one that Hydra makes, which is there."""
+    places = {"resume": str(folder), "hydra.sweep.dir": config.out}
+    return [f"{key}={quote(without_interpolation(place))}" for key, place in places.items()]
 
 
 def _declare(queued: list[QueuedRun], sweep: SweepConfig, scale: str | None) -> None:

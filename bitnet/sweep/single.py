@@ -41,7 +41,8 @@ def _run(cfg: DictConfig) -> float | None:
     from bitnet.cli import compose
     from bitnet.sweep import controller
 
-    compose.refuse_folders_of_hydra(HydraConfig.get())
+    if cfg.resume is None or HydraConfig.get().mode != RunMode.MULTIRUN:  # a sweep's jobs are told where Hydra may write
+        compose.refuse_folders_of_hydra(HydraConfig.get())
     # as typed: an interpolation among them means a key of the run, and Hydra's own part has no such key
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     if cfg.resume is not None:

@@ -103,6 +103,7 @@ ON_THE_COMMAND_LINE = {
     ("-m", "scale=ci,laptop"): "scale=ci,laptop: can't be swept: it scales the whole sweep; give the command scale=NAME; run the",
     ("-m", "launcher=local,serial"): "launcher=local,serial: can't be swept: it launches the whole sweep;",
     ("hydra.sweep.dir=x",): "hydra.sweep.dir=x: not used here; out=FOLDER says where runs go, each in a folder of its own",
+    ("hydra.run.dir=x", "resume=y"): "hydra.run.dir=x: not used here; out=FOLDER says",
     ("hydra.run.dir=x",): "hydra.run.dir=x: not used here; out=FOLDER says",
     ("-m", "hydra.sweep.subdir=x", "seed=1,2"): "hydra.sweep.subdir=x: not used here; out=FOLDER says",
     ("-m", "hydra.run.dir=x", "seed=1,2"): "hydra.run.dir=x: not used here; out=FOLDER says",
