@@ -72,7 +72,7 @@ test-slurm: .venv/.installed
 	$(BIN) tests/slurm/checks.py $(ARGS)
 
 drills: .venv/.installed
-	@set -e; for drill in kill_anywhere signals damage full_disk racing; do echo "$$drill"; $(BIN) tests/drills/$$drill.py; done
+	@set -e; for drill in kill_anywhere signals hung_run closed_pipes damage lost_records full_disk racing; do echo "$$drill"; $(BIN) tests/drills/$$drill.py; done
 
 lint: .venv/.installed
 	$(BIN) -m ruff check .

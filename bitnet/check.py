@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import argparse
 import json
 import sys
@@ -10,7 +14,7 @@ from pathlib import Path
 from bitnet.cli.compose import compose_config, register_plugins, run_config
 from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import key_of, names_a_sweep, refuse
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text
 from bitnet.common.errors import UserError
 from bitnet.common.stopping import interrupt_on_signals
 from bitnet.config.run import RunConfig
@@ -66,9 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return complain(error, sweeps=False)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     failed = [r for r in results if r["passed"] is False]
-    print(json.dumps(results, indent=2) if arguments.json else results_table(results))
+    print_text(json.dumps(results, indent=2) if arguments.json else results_table(results))
     return 1 if failed else 0
 
 

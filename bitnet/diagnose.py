@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import argparse
 import json
 import sys
@@ -9,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet.analysis.diagnosis import diagnose
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text, say
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interrupt_on_signals
 from bitnet.reporting.diagnosis_text import diagnosis_text, wrapped
 
 _EPILOG = """examples
@@ -21,21 +26,23 @@ _EPILOG = """examples
 Nothing is recomputed: it uses the measurements made during training. docs/diagnose.md explains the kinds."""
 
 
-# ------------------------------------------------------------------------------------------------------------------ CLI
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 after one line on what can't be used."""
     arguments = _parser().parse_args(argv)
     try:
-        found = diagnose(arguments.path)
+        with interrupt_on_signals():
+            found = diagnose(arguments.path)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     if arguments.format == "json":
-        print(json.dumps([d.as_dict() for d in found], indent=2))
+        print_text(json.dumps([d.as_dict() for d in found], indent=2))
     elif len(found) == 1:
-        print(diagnosis_text(found[0]))
+        print_text(diagnosis_text(found[0]))
     else:
-        print("\n".join(wrapped(f"{Path(d.case.run['folder']).name}: {d.headline}", "    ") for d in found))
+        print_text("\n".join(wrapped(f"{Path(d.case.run['folder']).name}: {d.headline}", "    ") for d in found))
     return 0
 
 

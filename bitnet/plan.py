@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from bitnet.cli.compose import register_plugins
 from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import refuse
-from bitnet.common.console import command_name, say
+from bitnet.common.console import command_name, print_text, say
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interrupt_on_signals
 from bitnet.planning.request import placement, requested_runs
 from bitnet.planning.view import as_json, show
 
 _EPILOG = """Every arm is composed and validated as in bitnet.train, and listed with the settings that distinguish it:
-
   parameters   of the model
   memory       peak bytes on its device: weights, gradients, Adam's two moments, what autograd keeps, logits; estimated
                from a dry step on the meta device. Python, torch and (on a GPU) CUDA come on top
@@ -30,8 +33,7 @@ Below the table: `error` for what would be refused or fail (identical arms, a mi
 
 examples
   {plan} sweeps=quickstart
-  {plan} -m model=256,512,768,1024 wd=paper,wd005 --no-measure
-  {plan} sweeps=quickstart --json | jq '.runs[].seconds'
+  {plan} -m model=256,512,768,1024 wd=paper,wd005 --no-measure --json | jq '.runs[].seconds'
 
 Exit codes: 0 ready to start, 1 the plan lists an error, 2 invalid input."""
 
@@ -55,24 +57,21 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     register_plugins()
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         arguments = _parser().parse_intermixed_args(argv)
-        asked, sweeping = requested_runs(arguments.overrides, arguments.multirun, arguments.config_dir)
-        from bitnet.planning.forecast import forecast_all
+        with interrupt_on_signals():
+            asked, sweeping = requested_runs(arguments.overrides, arguments.multirun, arguments.config_dir)
+            from bitnet.planning.forecast import forecast_all
 
-        place = placement(asked, sweeping)
-        runs, flags = forecast_all(asked, place, measuring=not arguments.no_measure, say=say)
+            place = placement(asked, sweeping)
+            runs, notices = forecast_all(asked, place, measuring=not arguments.no_measure, say=say)
     except UserError as error:
         return complain(error)
     except KeyboardInterrupt:
-        return 130
-    if arguments.json:
-        print(as_json(runs, flags, place))
-    else:
-        command = [a for a in (sys.argv[1:] if argv is None else argv) if a not in {"--no-measure", "--json"}]
-        show(runs, flags, place, asked[0].config, command)
-    return 1 if any(f.kind == "error" for f in flags) else 0
+        return INTERRUPTED
+    command = [a for a in (sys.argv[1:] if argv is None else argv) if a not in {"--no-measure", "--json"}]
+    print_text(as_json(runs, notices, place)) if arguments.json else show(runs, notices, place, asked[0].config, command)
+    return 1 if any(n.kind == "error" for n in notices) else 0
 
 
 if __name__ == "__main__":

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import argparse
 import sys
 from pathlib import Path
 
-from bitnet.cli.compose import compose_config, register_plugins
+from bitnet.cli.compose import compose_config, register_plugins, run_config
 from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import refuse
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text, say
 from bitnet.common.errors import UserError
 from bitnet.common.stopping import interrupt_on_signals
 
@@ -41,23 +45,22 @@ def main(argv: list[str] | None = None) -> int:
     register_plugins()
     try:
         arguments = _parser().parse_intermixed_args(argv)
-        from bitnet.cli import compose
-        from bitnet.data.prepared import prepare
-
-        config = compose.run_config(compose_config(arguments.overrides, arguments.config_dir))
         with interrupt_on_signals():
-            prepared = prepare(config.data, config.tokenizer)
+            from bitnet.data.prepared import prepare
+
+            config = run_config(compose_config(arguments.overrides, arguments.config_dir))
+            prepared = prepare(config.data, config.tokenizer, say=print_text)
     except UserError as error:
         return complain(error, sweeps=False)
     except KeyboardInterrupt:
-        print("interrupted; the same command starts over", file=sys.stderr)
-        return 130
-    print(f"folder            {prepared.folder}")
-    print(f"training tokens   {len(prepared.train):,}")
-    print(f"held-out tokens   {len(prepared.heldout):,}")
-    print(f"vocabulary        {prepared.vocab_size:,}")
-    print(f"unigram entropy   {prepared.unigram_entropy:.3f} nats")
-    print(f"sha256            {prepared.sha256}")
+        say("interrupted; the same command starts over")
+        return INTERRUPTED
+    print_text(f"folder            {prepared.folder}")
+    print_text(f"training tokens   {len(prepared.train):,}")
+    print_text(f"held-out tokens   {len(prepared.heldout):,}")
+    print_text(f"vocabulary        {prepared.vocab_size:,}")
+    print_text(f"unigram entropy   {prepared.unigram_entropy:.3f} nats")
+    print_text(f"sha256            {prepared.sha256}")
     return 0
 
 

@@ -1,18 +1,19 @@
-"""Tables from run folders: `python -m bitnet.report DIR...`.
-
-Reads run records from disk, prints what they say to the claims of their sweeps and the study's tables beside its published
-figures, and writes all of it as one HTML page, and each table as CSV and Parquet.
-"""
+"""`python -m bitnet.report DIR...`: run records from disk as verdicts, tables beside the published figures, and one HTML page."""
 
 from __future__ import annotations
+
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitnet.common.console import command_name, print_text
+from bitnet.common.console import command_name, print_text, say
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interrupt_on_signals
 from bitnet.reporting import text_layout
 from bitnet.reporting.report import report, save_text
 
@@ -45,14 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if out is not None and out.is_dir():
             raise UserError(f"--out {out}: a folder; name a file, or use --tables {out} for the CSV files")
-        text = report(arguments.dirs, arguments.tables, style, arguments.html, arguments.figures)
-        if out is None:
-            print_text(text)
-        else:
-            save_text(text + "\n", out, "--out")
+        with interrupt_on_signals():
+            text = report(arguments.dirs, arguments.tables, style, arguments.html, arguments.figures)
+            if out is None:
+                print_text(text)
+            else:
+                save_text(text + "\n", out, "--out")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

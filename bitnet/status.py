@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import argparse
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from bitnet.common.console import command_name, discard_output
+from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interrupt_on_signals
 from bitnet.launch.monitor import Monitor
 from bitnet.launch.status_view import show, watch
 
@@ -44,14 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     most = sys.maxsize if arguments.all else 40
     try:
-        (watch if arguments.watch else show)(Monitor(arguments.dir), Console(), most)
+        with interrupt_on_signals():
+            (watch if arguments.watch else show)(Monitor(arguments.dir), Console(), most)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        discard_output()
+        return 0 if arguments.watch else INTERRUPTED
     return 0
 
 

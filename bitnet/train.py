@@ -6,6 +6,10 @@ line and exit code 2.
 
 from __future__ import annotations
 
+from bitnet.common.starting import INTERRUPTED, begin
+
+begin(__name__)
+
 import os
 import sys
 
@@ -18,6 +22,7 @@ from bitnet.cli.help import help_text
 from bitnet.cli.hydra_errors import complain, from_hydra
 from bitnet.cli.overrides import (
     check_sweep,
+    config_dir,
     normalise,
     note_repeated_keys,
     split_arguments,
@@ -25,6 +30,7 @@ from bitnet.cli.overrides import (
     with_current_names,
     with_multirun,
 )
+from bitnet.common.console import print_text
 from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.common.stopping import interrupt_on_signals
@@ -36,13 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if {"--help", "-h"} & set(arguments):
-        print(help_text(arguments))
+        print_text(help_text(arguments))
         return 0
     register_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         overrides, flags, multirun = split_arguments(arguments)
-        overrides = with_current_names(overrides)
+        overrides = with_current_names(overrides, config_dir(flags))
         check_sweep(overrides, multirun)
         note_repeated_keys(overrides)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag
@@ -56,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return complain(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0
 
 

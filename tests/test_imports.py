@@ -1,10 +1,15 @@
-"""The order of the packages: each imports from those before it alone; torch and Hydra are imported where they are needed."""
+"""The order of the packages: each imports from those before it alone; torch and Hydra are imported where they are needed.
+
+What a package's docstring says of its imports is held against the order here.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +23,7 @@ ORDER: dict[str, set[str] | type(...)] = {
     "config": {"common", "runs.columns"},
     "data": {"common", "config"},
     "model": {"common", "config", "runs.columns"},
-    "evaluation": {"common", "runs", "config", "data", "model"},
+    "evaluation": {"common", "runs.columns", "config", "data", "model"},
     "training": ...,
     "cli": {"common", "config"},
     "launch": {"common", "runs", "training.execute"},
@@ -29,10 +34,20 @@ ORDER: dict[str, set[str] | type(...)] = {
     "verdicts": {"common", "runs", "config", "analysis"},
     "reporting": {"common", "runs", "config", "analysis", "verdicts"},
 }
-COMMANDS = {"train", "plan", "status", "report", "prepare", "diagnose", "check"}
-RENAMED = {"job"}  # a name that SLURM jobs were pickled with
+# The commands, and the packages that each puts together; `job` is a name that SLURM jobs were pickled with.
+COMMANDS: dict[str, set[str]] = {
+    "train": {"common", "cli", "launch", "sweep"},
+    "plan": {"common", "cli", "planning"},
+    "status": {"common", "launch"},
+    "report": {"common", "reporting"},
+    "prepare": {"common", "data", "cli"},
+    "diagnose": {"common", "analysis", "reporting"},
+    "check": {"common", "config", "cli", "checks"},
+    "job": {"launch"},
+}
 
-# The two rules beside the order: where torch may be imported at the top of a file, and where Hydra.
+# The rules beside the order: where torch may be imported at the top of a file, where Hydra, and where what is private of Hydra
+# or of another object is used.
 TORCH = {"model", "evaluation", "training", "checks", "planning"}
 HYDRA = {"cli", "sweep", "planning", "train"}
 HYDRA_PRIVATE = "cli/hydra_internals.py"
@@ -52,7 +67,7 @@ def imports(path: Path, *, at_the_top: bool = False) -> set[str]:
 
 def imports_of(text: str, *, at_the_top: bool = False) -> set[str]:
     tree = ast.parse(text)
-    nodes = tree.body if at_the_top else ast.walk(tree)
+    nodes = executed(tree.body) if at_the_top else ast.walk(tree)
     names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -63,16 +78,44 @@ def imports_of(text: str, *, at_the_top: bool = False) -> set[str]:
     return names
 
 
+def executed(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that importing a module executes: those inside `if`, `try`, `with`, loops and classes too, but not those
+    of functions, nor those for type checkers alone."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            yield from executed(statement.orelse)
+            continue
+        for part in ("body", "orelse", "finalbody"):
+            yield from executed(getattr(statement, part, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from executed(handler.body)
+
+
+def allowed_in(package: str) -> set[str]:
+    """What a package, or a command, may import."""
+    if package in COMMANDS:
+        return COMMANDS[package]
+    return set(list(ORDER)[: list(ORDER).index(package)]) if ORDER[package] is ... else ORDER[package]
+
+
+def sentence(package: str) -> str:
+    """What a package's docstring has to say of its imports."""
+    *most, last = sorted(allowed_in(package), key=lambda name: list(ORDER).index(name.split(".")[0])) or ["no other package"]
+    return f"Imports {', '.join(most)} and {last}" if most else f"Imports {last}"
+
+
 def misplaced(package: str, names: set[str]) -> list[str]:
-    """Those of the imported names that a package may not import."""
-    before = list(ORDER)[: list(ORDER).index(package)]
-    allowed = set(before) if ORDER[package] is ... else ORDER[package]
+    """Those of the imported names that a package, or a command, may not import."""
+    allowed = allowed_in(package)
     own = sorted(n.removeprefix("bitnet.") for n in names if n.startswith("bitnet."))
     return [n for n in own if n.split(".")[0] != package and not any(n == a or n.startswith(f"{a}.") for a in allowed)]
 
 
 def test_every_file_lies_in_a_package_or_is_a_command():
-    assert {package_of(p) for p in SOURCES} == {*ORDER, *COMMANDS, *RENAMED, "__init__"}
+    assert {package_of(p) for p in SOURCES} == {*ORDER, *COMMANDS, "__init__"}
 
 
 def test_the_order_allows_only_what_comes_before():
@@ -81,9 +124,10 @@ def test_the_order_allows_only_what_comes_before():
             assert {a.split(".")[0] for a in allowed} <= set(list(ORDER)[:place]), package
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if package_of(p) in ORDER], ids=lambda p: p.relative_to(PACKAGE).as_posix())
-def test_a_package_imports_from_those_before_it(path):
-    assert misplaced(package_of(path), imports(path)) == []
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_package_imports_from_those_before_it_and_a_command_what_it_puts_together(path):
+    if path != PACKAGE / "__init__.py":
+        assert misplaced(package_of(path), imports(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -94,10 +138,26 @@ def test_a_package_imports_from_those_before_it(path):
         ("analysis", "def f():\n    from bitnet.training import loop"),
         ("training", "import bitnet.sweep.expand"),
         ("reporting", "from bitnet.report import main"),
+        ("report", "from bitnet.planning import cost"),
+        ("status", "def f():\n    import bitnet.cli.compose"),
     ],
 )
 def test_a_planted_import_is_seen(package, text):
     assert misplaced(package, imports_of(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "loaded"),
+    [
+        ("try:\n    import torch\nexcept ImportError:\n    pass", True),
+        ("if x:\n    pass\nelse:\n    import torch", True),
+        ("try:\n    pass\nexcept ImportError:\n    import torch", True),
+        ("if TYPE_CHECKING:\n    import torch", False),
+        ("if x:\n    def f():\n        import torch", False),
+    ],
+)
+def test_an_import_counts_where_loading_a_file_executes_it(text, loaded):
+    assert ("torch" in imports_of(text, at_the_top=True)) == loaded
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
@@ -107,15 +167,35 @@ def test_torch_and_hydra_stay_in_their_places(path):
     assert "torch" not in loaded or package in TORCH
     assert "torch" not in everywhere or package in TORCH | {"launch"}
     assert not everywhere & {"hydra", "omegaconf"} or package in HYDRA
-    private = {n for n in imports(path) if n.startswith("hydra._internal")}
+    private = {n for n in imports(path) if n.startswith(("hydra._internal", "hydra.core.global_hydra"))}
     assert not private or place == HYDRA_PRIVATE
+
+
+def private_attributes(text: str) -> set[str]:
+    """What is reached of other objects by a name that is theirs alone; `_target_` is a key of Hydra's, and public."""
+    found = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute) and n.attr.startswith("_"))
+    return {ast.unparse(n) for n in found if n.attr.strip("_") and not n.attr.endswith("_")} - {"os._exit"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_what_is_private_to_others_is_reached_in_one_place(path):
+    reached = {name for name in private_attributes(path.read_text(encoding="utf-8")) if not name.startswith(("self.", "cls."))}
+    assert not reached or path.relative_to(PACKAGE).as_posix() == HYDRA_PRIVATE
 
 
 def test_a_package_says_what_it_is_for():
     for package in ORDER:
         text = (PACKAGE / package / "__init__.py").read_text(encoding="utf-8")
         tree = ast.parse(text)
-        assert len(tree.body) == 1 and ast.get_docstring(tree), f"{package}/__init__.py is a docstring and nothing else"
+        said = " ".join((ast.get_docstring(tree) or "").split())
+        assert len(tree.body) == 1 and said, f"{package}/__init__.py is a docstring and nothing else"
+        assert re.search(rf"{re.escape(sentence(package))}[.;,](?: |$)", said), f"{package}/__init__.py: {sentence(package)}"
+
+
+def test_the_root_lists_the_packages_in_their_order():
+    text = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))) or ""
+    listed = [name for line in text.splitlines() if line.startswith("    ") for name in re.split(r"  +", line.strip())[0].split()]
+    assert listed == list(ORDER)
 
 
 def test_commands_are_thin():

@@ -1,3 +1,4 @@
-"""Run folders as frames, and what they say: tables, statistics, collapse, the published figures. Imports common, runs and config;
-neither torch nor Hydra.
+"""Run folders as frames, and what they say: tables, statistics, collapse, the published figures.
+
+Imports common, runs and config; neither torch nor Hydra.
 """

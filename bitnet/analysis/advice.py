@@ -7,8 +7,8 @@ yet separated. Each suggestion changes one thing of the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -26,12 +26,14 @@ class Case:
 
     run: its row in `frames.Records.runs`. course: its evaluations in order, with their class in `kind` (NaN: not known).
     worst: the collapsed evaluation with the largest held-out loss, None without a collapse. facts: `collapse.run_facts`.
+    own_text: the text numbers of what really follows the prompts, as far as the run has recorded them.
     """
 
     run: pd.Series
     course: pd.DataFrame
     worst: pd.Series | None
     facts: pd.Series
+    own_text: Mapping[str, float | None] = field(default_factory=dict)
 
     def setting(self, key: str) -> Any:
         """The value at a dotted key of the run's configuration."""
@@ -197,7 +199,10 @@ def _still_coupled(case: Case) -> list[Hint]:
 # --------------------------------------------------------------------------------------------------------------- others
 def _decoding(case: Case) -> list[Hint]:
     sampled, loss = case.last["sampled_seq_rep_4"], case.last["heldout_loss"]
-    beside = "" if math.isnan(sampled) else f"; sampled from the same model, {sampled:.0%} of the 4-grams are repeats"
+    own, beside = case.own_text.get("seq_rep_4"), ""
+    if not math.isnan(sampled):
+        text = "" if own is None else f", {own:.0%} in the held-out text"
+        beside = f"; sampled from the same model, {sampled:.0%} of the 4-grams are repeats{text}"
     why = f"greedy continuations repeat themselves, though at a held-out loss of {loss:.2f} the model uses its context{beside}"
     return [Hint(f"{why}: a decoding problem, which no training arm can test; sample instead of taking the argmax")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,10 +28,11 @@ from bitnet.analysis.collapse import (
     warmup_steps,
 )
 from bitnet.analysis.frames import read_runs
+from bitnet.common.console import say
 from bitnet.common.errors import UserError
-from bitnet.runs.columns import HOW, TEXT_NUMBERS
+from bitnet.runs.columns import HOW, NOISE_SIDE, TEXT_NUMBERS
 from bitnet.runs.folders import checkpoint_parts
-from bitnet.runs.reading import read_json_or_empty
+from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import DIVERGED, MISSING, QUEUED
 
 _TEXT_NAMES = {"seq_rep_4": "repeated 4-grams", "distinct_1": "distinct tokens / tokens", "diversity": "diversity"}
@@ -45,7 +45,6 @@ class Diagnosis:
 
     case: Case
     headline: str
-    text_of_heldout: dict[str, float | None]
     hints: list[Hint]
 
     @property
@@ -93,15 +92,18 @@ def diagnose(path: Path) -> list[Diagnosis]:
         lost = records.unreadable.iloc[0]
         raise UserError(f"{lost['folder']}: can't be read as a run ({lost['reason']})")
     for lost, why in records.unreadable[["folder", "reason"]].to_numpy().tolist():
-        print(f"note: {lost}: can't be read as a run, skipped ({why})", file=sys.stderr)
+        say(f"note: {lost}: can't be read as a run, skipped ({why})")
+    for run in records.runs.itertuples():
+        if run.note:
+            say(f"note: {run.folder}: {run.note}")
     metrics = records.metrics if step is None else _until(records.metrics, step, path)
     kinds, facts = classify(records.runs, metrics), run_facts(records.runs, metrics)
     metrics = metrics.assign(kind=kinds)
     found = []
     for run_id, run in records.runs.iterrows():
         course = metrics[metrics["run"] == run_id]
-        case = Case(run, course, _worst(course), facts.loc[run_id])
-        found.append(Diagnosis(case, _headline(case), _heldout_text(Path(run["folder"])), hints(case)))
+        case = Case(run, course, _worst(course), facts.loc[run_id], _heldout_text(Path(run["folder"])))
+        found.append(Diagnosis(case, _headline(case), hints(case)))
     return found
 
 
@@ -137,7 +139,7 @@ def _worst(course: pd.DataFrame) -> pd.Series | None:
 
 def _heldout_text(folder: Path) -> dict[str, float | None]:
     """The text numbers of what really follows the prompts; empty where the run has not recorded them."""
-    return read_json_or_empty(folder / "run.json").get("heldout_text") or {}
+    return RunRecord(folder).read().get("heldout_text") or {}
 
 
 def _headline(case: Case) -> str:
@@ -202,6 +204,8 @@ def _too_high(case: Case) -> str:
 def _why_nothing(case: Case) -> str:
     if case.run["status"] in (QUEUED, MISSING) and not len(case.course):
         return "the run has not begun"
+    if not len(case.course) and case.run["note"]:
+        return case.run["note"]
     warmup = warmup_steps(case.run["config"])
     if not len(case.course) or (case.course["kind"] == WARM_UP).any():
         return f"there is no evaluation after warm-up ({warmup:,.0f} steps)"
@@ -226,11 +230,19 @@ def numbers(d: Diagnosis) -> list[tuple[str, float | None, float | None, str]]:
         ("study's count", "UniquePredictions", f"at most {_count(run['ceiling'])}; says little when logits are flat"),
     ]
     for name, says in _TEXT_NAMES.items():
-        own = d.text_of_heldout.get(name)
-        beside = "" if own is None else f"{own:.2f} in the held-out text"
+        beside = _of_text(name, case.own_text.get(name))
         rows += [(f"{says}, {how}", f"{how}_{name}", beside) for how in HOW if name in TEXT_NUMBERS]
     at_worst = pd.Series(dtype="float64") if case.worst is None else case.worst
     return [(what, _number(at_worst.get(column)), _number(last.get(column)), beside) for what, column, beside in rows]
+
+
+def _of_text(name: str, own: float | None) -> str:
+    """What a number of continuations is held against: the text's own value, which is good, and where noise lies from it."""
+    noise = NOISE_SIDE[name]
+    circles = "lower" if noise == "higher" else "higher"
+    if own is None:
+        return f"noise has the {noise[:-2]}est; the held-out text's own is not recorded"
+    return f"{own:.2f} in the held-out text ({noise}: noise, {circles}: circles)"
 
 
 def _number(value: Any) -> float | None:

@@ -79,7 +79,7 @@ def _design(table: pd.DataFrame, response: str, factors: Levels, block: str) -> 
     if alike := inert(chosen, response, factors, block):
         factors = {f: levels for f, levels in factors.items() if f not in alike}
         if not factors:
-            raise UserError(f"{response}: the same at every level of {', '.join(alike)}; no factor has acted")
+            raise UserError(f"{response}: identical at every level of {', '.join(alike)}; no factor had an effect")
         chosen = chosen.drop_duplicates([block, *factors]).drop(columns=alike)
     present = {f: [level for level in levels if (chosen[f] == level).any()] for f, levels in factors.items()}
     if all(len(levels) < 2 for levels in present.values()):

@@ -6,6 +6,7 @@ that is absent or torn leaves a note, and a value that is not there is NaN. Noth
 
 from __future__ import annotations
 
+import codecs
 import functools
 import math
 import os
@@ -20,13 +21,17 @@ import pyarrow as pa
 from pyarrow import csv
 
 from bitnet.common.errors import UserError
+from bitnet.common.limits import MOST_COUNT
+from bitnet.common.text import shortened, single_line
 from bitnet.config.base import boundary_step, value_at
+from bitnet.config.run import misfit_of
 from bitnet.config.sweep import current_name
 from bitnet.runs.columns import COLUMNS, PARTS
 from bitnet.runs.folders import find_runs
+from bitnet.runs.metrics_file import describe_steps, evaluation_steps
 from bitnet.runs.reading import Unreadable, read_yaml_mapping
 from bitnet.runs.record import read_record
-from bitnet.runs.statuses import MISSING, QUEUED, STORED
+from bitnet.runs.statuses import DIVERGED, DONE, MISSING, QUEUED, STORED
 
 POSITIONS = {"random_contexts": "contexts_positions", "first_batch": "first_batch_positions"}
 
@@ -37,7 +42,9 @@ class Records:
 
     runs: one row a run, indexed by run id; see `_row` for the columns. `status` is one of `statuses.STORED` or `missing`
         (queued, and training never began). `ceiling` is the largest value that UniquePredictions can take.
-    metrics: the columns that were asked for as float64 plus `run` (the id), ordered by run and Step; non-finite is NaN.
+    metrics: the columns that were asked for as float64 plus `run` (the id), ordered by run and Step; non-finite is NaN. An
+        evaluation that a run made and its file lacks is a row of NaN, so that no other step's numbers are taken for it; its
+        step is in the run's `holes`.
     unreadable: `folder` and `reason` of every folder that looks like a run and can't be read as one.
     """
 
@@ -90,9 +97,11 @@ def read_runs(directories: Iterable[str | os.PathLike[str]], columns: Iterable[s
 def _row(folder: Path) -> dict[str, Any]:
     """The row of one run, without what `metrics.csv` says."""
     record, config = read_record(folder), read_yaml_mapping(folder / "config.yaml")
+    if (wrong := misfit_of(config)) is not None:
+        raise Unreadable(f"config.yaml: {wrong}")
     steps = _number(config, "config.yaml", "steps")
     row = {key: _text(record, key) for key in ("id", "arm_id", "label")}
-    row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "started", "finished")}
+    row |= {key: record.get(key) for key in ("arm", "status", "reason", "device", "created", "started", "finished")}
     row["sweep"] = None if record.get("sweep") is None else current_name(record["sweep"])
     row |= {
         "folder": str(folder),
@@ -114,6 +123,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "command": str(record.get("command") or ""),
         "config": config,
         "data": _data_name(record, config),
+        "made_with": _made_with(record, config),
     }
     for key in ("train_tokens", "vocab_size", "ln_vocab", "unigram_entropy"):
         row[key] = _number(record, "run.json", f"data.{key}", default=math.nan)
@@ -124,11 +134,24 @@ def _row(folder: Path) -> dict[str, Any]:
     return row | _shape(config)
 
 
+def _made_with(record: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Versions of torch, kinds of device, precision and numbers of threads that a run was made with, in the order of its life."""
+    sessions = record.get("sessions")
+    times = [s for s in sessions if isinstance(s, dict)] if isinstance(sessions, list) else []
+    found = {
+        "torch": [value_at(time, "versions.torch") for time in times],
+        "device": [str(time.get("device") or "").partition(":")[0] or None for time in times],
+        "threads": [time.get("threads") for time in times],
+        "precision": [value_at(config, "precision")],
+    }
+    return {what: tuple(dict.fromkeys(str(v) for v in values if v is not None)) for what, values in found.items()}
+
+
 def _boundary(config: dict[str, Any], steps: float) -> float:
     """The share of the run before stage 2."""
     boundary = _number(config, "config.yaml", "wd.boundary", default=0.5)
     if not (0 < boundary < 1 and math.isfinite(steps)):
-        raise Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is no place within a run")
+        raise Unreadable(f"config.yaml: wd.boundary={boundary} of steps={steps} is not inside the run")
     return boundary
 
 
@@ -137,7 +160,8 @@ def _data_name(record: dict[str, Any], config: dict[str, Any]) -> str | None:
     name = value_at(record, "data.name")
     if name != "hub":
         return name
-    return value_at(config, "data.subset") or value_at(config, "data.dataset") or name
+    known = (value_at(config, "data.subset"), value_at(config, "data.dataset"), name)
+    return next(text for text in known if isinstance(text, str) and text)
 
 
 def _shape(config: dict[str, Any]) -> dict[str, Any]:
@@ -153,14 +177,14 @@ def _number(values: dict[str, Any], file: str, key: str, default: float | None =
     value = value_at(values, key)
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unreadable(f"{file}: {key}={value!r}, a number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_COUNT:
+        raise Unreadable(f"{file}: {key}={shortened(repr(value), 60)}, a number is needed")
     return float(value)
 
 
 def _text(values: dict[str, Any], key: str) -> str:
     if not isinstance(values.get(key), str):
-        raise Unreadable(f"run.json: {key}={values.get(key)!r}, a text is needed")
+        raise Unreadable(f"run.json: {key}={values.get(key)!r}, a string is needed")
     return values[key]
 
 
@@ -192,9 +216,13 @@ def _merge_same_runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------------------- metrics
 def _read_metrics(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The evaluations of all runs; what was wrong with a file goes into `runs["note"]`."""
-    frames, positions, notes = [], [], []
-    for position, folder in enumerate(runs.get("folder", ())):
-        frame, note = read_metrics(Path(folder) / "metrics.csv", columns)
+    frames, positions, notes, holes = [], [], [], []
+    for position, (_, run) in enumerate(runs.iterrows()):
+        frame, note = read_metrics(Path(run["folder"]) / "metrics.csv", columns)
+        holes.append(_missing_evaluations(run, frame["Step"]))
+        if holes[-1]:
+            frame = pd.concat([frame, pd.DataFrame({"Step": map(float, holes[-1])})]).sort_values("Step", ignore_index=True)
+            note = "; ".join([*([note] if note else []), f"lacks the {describe_steps(holes[-1])}"])
         notes.append(note)
         if len(frame):
             frames.append(frame)
@@ -205,8 +233,26 @@ def _read_metrics(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         metrics = pd.concat(frames, ignore_index=True).replace([math.inf, -math.inf], math.nan)
         metrics["run"] = np.repeat(runs.index.to_numpy(dtype="object")[positions], [len(frame) for frame in frames])
     if len(runs):
-        runs["note"] = notes
+        runs["note"], runs["holes"] = notes, holes
     return metrics
+
+
+_MOST_EVALUATIONS = 1_000_000  # of one run
+
+
+def _missing_evaluations(run: pd.Series, steps: pd.Series) -> tuple[int, ...]:
+    """Steps that a run is known to have evaluated at, of which its file has no row; none where the file can't be used at all."""
+    interval = value_at(run["config"], "eval_every")
+    if not len(steps) or isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+        return ()
+    furthest = min(np.nanmax([steps.iloc[-1], run["step"]]), run["steps"])
+    if not 1 <= furthest <= _MOST_EVALUATIONS * interval:  # a number that is no step of a run
+        return ()
+    reached = int(furthest)
+    # at the step at which the loss was not finite there is a row only where it was the held-out one's
+    until = reached - 1 if run["status"] == DIVERGED else reached
+    expected = evaluation_steps(until, interval, reached if run["status"] == DONE else None)
+    return tuple(sorted(set(expected).difference(steps.astype("int64"))))
 
 
 def _nothing(columns: list[str]) -> pd.DataFrame:
@@ -225,6 +271,8 @@ def read_metrics(path: Path, columns: list[str]) -> tuple[pd.DataFrame, str]:
         return _nothing(columns), "no metrics.csv"
     except OSError as error:
         return _nothing(columns), f"metrics.csv: {error.strerror}"
+    if foreign := _saved_elsewhere(content):
+        return _nothing(columns), f"metrics.csv not used: another program saved it ({foreign}) and may have rounded its numbers"
     whole, end, rest = content.rpartition(b"\n")
     if not end or b"Step" not in whole.split(b"\n", 1)[0].strip().split(b","):
         return _nothing(columns), "metrics.csv has no complete header" if content.strip() else "metrics.csv is empty"
@@ -232,15 +280,28 @@ def read_metrics(path: Path, columns: list[str]) -> tuple[pd.DataFrame, str]:
     try:
         frame, broken = _parsed(whole, columns)
     except pa.ArrowException as error:
-        return _nothing(columns), f"metrics.csv not used: {' '.join(str(error).split())[:80]}"
+        return _nothing(columns), f"metrics.csv not used: {shortened(single_line(str(error)), 120)}"
     if broken > 0:
         notes.append(f"{broken} broken line(s) left out")
-    if not (frame["Step"].is_monotonic_increasing and frame["Step"].is_unique and frame["Step"].notna().all()):
-        once = frame.dropna(subset="Step").drop_duplicates("Step", keep="last").sort_values("Step")
+    counted = frame["Step"].between(0, MOST_COUNT) & (frame["Step"] % 1 == 0)
+    if not (frame["Step"].is_monotonic_increasing and frame["Step"].is_unique and counted.all()):
+        once = frame[counted].drop_duplicates("Step", keep="last").sort_values("Step")
         if len(once) < len(frame):
             notes.append(f"{len(frame) - len(once)} line(s) without a Step of their own left out")
         frame = once
     return frame, "; ".join(notes)
+
+
+def _saved_elsewhere(content: bytes) -> str:
+    """What in a `metrics.csv` the trainer never writes, but a spreadsheet that saved it; empty where nothing is."""
+    header = content.split(b"\n", 1)[0]
+    signs = {
+        "a byte order mark": content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+        "line ends of another system": b"\r" in content,
+        "names in quotes": b'"' in header,
+        "another separator than commas": b"," not in header and any(sign in header for sign in (b";", b"\t", b"|")),
+    }
+    return ", ".join(sign for sign, is_there in signs.items() if is_there)
 
 
 def _parsed(text: bytes, columns: list[str]) -> tuple[pd.DataFrame, int]:

@@ -228,14 +228,15 @@ def around_boundary(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.Dat
 
 
 def _boundary_of_each(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    evaluated = _of_runs(metrics.dropna(subset="UniquePredictions"), runs, ["boundary_step", "steps"])
+    evaluated = _of_runs(metrics, runs, ["boundary_step", "steps"])
     measured = {"Loss": "loss", "UniquePredictions": "unique", "heldout_loss": "heldout", "Step": "step"}
     evaluated = evaluated[["run", "boundary_step", "steps", *measured]].rename(columns=measured)
     later = evaluated["boundary_step"] + AFTER_BOUNDARY * evaluated["steps"]
-    before = evaluated[evaluated["step"] <= evaluated["boundary_step"]].groupby("run").last()
-    after = evaluated[evaluated["step"] >= later].groupby("run").first()
+    # whole rows: groupby's own first and last take another step's value for an empty cell
+    before = evaluated[evaluated["step"] <= evaluated["boundary_step"]].groupby("run").tail(1).set_index("run")
+    after = evaluated[evaluated["step"] >= later].groupby("run").head(1).set_index("run")
     both = before.add_suffix("_before").join(after.add_suffix("_after"), how="inner")
-    last = evaluated.groupby("run")["unique"].last()
+    last = evaluated.groupby("run").tail(1).set_index("run")["unique"]
     per_run = runs[["arm_id", "status"]].join(both)
     finished = (runs["status"] == DONE) & per_run["step_before"].notna()
     per_run["unique_final"] = last.reindex(runs.index).where(finished)
@@ -278,8 +279,8 @@ def baseline(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.DataFrame)
     """Each run's whole course in a few statistics, averaged over the seeds of an arm.
 
     Runs that answer to the study's baseline (`published` names `track`), or all where there are none. Only finished and
-    diverged runs: the course of the others is not known. Stage 1 is up to and including the boundary. Points are the
-    evaluated steps; a diverged run has no final value.
+    diverged runs without a missing evaluation: the course of the others is not known. Stage 1 is up to and including the
+    boundary. Points are the evaluated steps; a diverged run has no final value.
 
     Returns:
         arm_id, arm, hidden_size, steps, n, n_diverged, runs, diverged, unfinished, mean and `_sd` of each of
@@ -287,7 +288,7 @@ def baseline(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.DataFrame)
     """
     track = runs["published"].map(lambda sources: "track" in sources).astype(bool)
     chosen = runs[track] if track.any() else runs
-    whole = chosen[chosen["status"].isin(FINAL)]
+    whole = chosen[chosen["status"].isin(FINAL) & (chosen["holes"].map(len) == 0)]
     per_run = chosen[["arm_id", "status"]].join(_course(metrics[metrics["run"].isin(whole.index)], whole))
     for final in ("unique_final", "loss_final"):
         per_run[final] = per_run[final].where(per_run["status"] == DONE)
@@ -330,7 +331,7 @@ def learning(runs: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
         arm_id, arm, hidden_size, steps, n, n_diverged (always 0: no final value), runs, diverged, unfinished, mean and
         `_sd` of each of `LEARNING_MEASURES`, ln_vocab, unigram_entropy.
     """
-    finals = metrics.dropna(subset="heldout_loss").groupby("run")[list(LEARNING_MEASURES)].last()
+    finals = metrics.groupby("run").tail(1).set_index("run")[list(LEARNING_MEASURES)]
     done = finals[finals.index.isin(runs.index[runs["status"] == DONE])]
     table = _spread(runs[["arm_id", "status"]].join(done), LEARNING_MEASURES, arms(runs))
     return table.join(runs.groupby("arm_id")[["ln_vocab", "unigram_entropy"]].first()).reset_index()

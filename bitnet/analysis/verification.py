@@ -6,6 +6,7 @@ that a run which misses a success criterion without meeting a failure criterion 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def verification(runs: pd.DataFrame, metrics: pd.DataFrame, published: pd.DataFr
     for run, facts in runs.iterrows():
         sweeps = [sweep for sweep in facts["sweeps"] if sweep in SWEEPS]
         if sweeps:
-            course = metrics[metrics["run"] == run].dropna(subset="UniquePredictions")
+            course = metrics[metrics["run"] == run]
             theirs = published[published["arm_id"] == facts["arm_id"]].set_index("step")["unique"]
             rows.append(_judge(facts, sweeps[0], course.set_index("Step")["UniquePredictions"], theirs))
     nothing = pd.Series(dtype="float64")
@@ -81,7 +82,7 @@ def _judge(facts: pd.Series | None, sweep: str, unique: pd.Series, published: pd
 
 
 def _answer(criterion: Criterion, unique: pd.Series) -> str:
-    if criterion.step not in unique.index:
+    if not unique.get(criterion.step, math.nan) >= 0:
         return NOT_REACHED
     return MET if criterion.holds(unique[criterion.step]) else UNMET
 
@@ -90,7 +91,9 @@ def _volatile(after_boundary: pd.Series) -> str:
     """Whether an evaluation falls below half of the largest one before it, among those after the boundary."""
     if not len(after_boundary):
         return NOT_REACHED
-    return MET if (after_boundary < after_boundary.cummax().shift() / 2).any() else UNMET
+    if (after_boundary < after_boundary.cummax().shift() / 2).any():
+        return MET
+    return NOT_REACHED if after_boundary.isna().any() else UNMET
 
 
 def _verdict(success: dict[str, str], failure: dict[str, str]) -> dict[str, str]:

@@ -1,1 +1,4 @@
-"""Whether a configuration computes what it should, tried on the run itself before it starts. Imports training and below."""
+"""Whether a configuration computes what it should, tried on the run itself before it starts.
+
+Imports common, runs, config, data, model, evaluation and training.
+"""

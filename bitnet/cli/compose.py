@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bitnet.cli.hydra_errors import explain
-from bitnet.cli.hydra_internals import apply_overrides
-from bitnet.cli.overrides import normalise, numbers_first
+from bitnet.cli.hydra_internals import apply_overrides, node_at
+from bitnet.cli.overrides import normalise, numbers_first, with_current_names
 from bitnet.cli.quoting import list_entries, quote
 from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE, share
@@ -90,7 +90,7 @@ class Composer:
 @contextlib.contextmanager
 def _restored(config: DictConfig, parts: Iterable[str]) -> Iterator[None]:
     """Put the named top-level parts back as they were: cheaper than changing a copy of the whole."""
-    before = {p: copy.deepcopy(config._get_node(p)) for p in set(parts) if p in config}
+    before = {p: copy.deepcopy(node_at(config, p)) for p in set(parts) if p in config}
     try:
         yield
     finally:
@@ -170,7 +170,7 @@ def compose_config(overrides: list[str], config_dir: Path | None = None) -> Dict
     Raises:
         UserError: when it can't be composed, whatever Hydra raised.
     """
-    written = search_path([normalise(o) for o in overrides], config_dir)
+    written = search_path([normalise(o) for o in with_current_names(overrides, config_dir)], config_dir)
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
         try:
             composed = compose("config", written, return_hydra_config=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import textwrap
 from pathlib import Path
 
 import yaml
 
-from bitnet.cli.overrides import groups
+from bitnet.cli.overrides import config_dir, groups
 from bitnet.common.errors import one_line
 from bitnet.common.paths import share
 
@@ -26,9 +25,9 @@ _TAIL = """examples
   python -m bitnet.train resume=outputs/2026-01-31/defaults-0123456789
 
 Each run gets a folder, <out>/<sweep or date>/<overrides>-<id>/, with config.yaml, run.json, metrics.csv and checkpoints/.
-Ctrl-C saves; the same command then resumes from the last checkpoint. Finished runs are skipped; overwrite=true repeats
-them. Tables: python -m bitnet.report FOLDER. Progress of runs: python -m bitnet.status. To tokenise once, before a large
-sweep: python -m bitnet.prepare.
+Ctrl-C saves; the same command then resumes from the last checkpoint. A second Ctrl-C gives runs 5 s for that, a third none.
+Finished runs are skipped; overwrite=true repeats them. Tables: python -m bitnet.report FOLDER. Progress of runs:
+python -m bitnet.status. To tokenise once, before a large sweep: python -m bitnet.prepare.
 
   -m             every combination of the comma-separated values
   --cfg job      print the resulting configuration, run nothing
@@ -48,7 +47,7 @@ Exit codes: 0 all runs ended (divergence counts as a result), 1 a run failed (er
 
 def help_text(arguments: list[str] | None = None) -> str:
     """The whole help text, with the groups and sweeps of `--config-dir` among the others where `arguments` name one."""
-    own = _config_dir(arguments or [])
+    own = config_dir(arguments or [])
     found = groups(own)
     sweeps = found.pop("sweeps", [])
     width = max(map(len, found))
@@ -63,14 +62,6 @@ def help_text(arguments: list[str] | None = None) -> str:
         "sweeps (sweeps=NAME)": questions,
     }
     return "\n\n".join([_HEAD.rstrip(), *(f"{title}\n{body}" for title, body in sections.items()), _TAIL])
-
-
-def _config_dir(arguments: list[str]) -> Path | None:
-    """The user's own folder of groups; None where none is named, or none is there: help is printed whatever else is wrong."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd", nargs="?", type=Path)
-    folder = parser.parse_known_args(arguments)[0].config_dir
-    return folder if folder is not None and folder.is_dir() else None
 
 
 def _keys() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import traceback
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bitnet.cli.overrides import filled_part, groups, numbers_first
+from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.messages import missing_package_line
 from bitnet.config.run import known_keys
@@ -102,10 +102,18 @@ def _no_key(error: ConfigKeyError | ConfigAttributeError) -> UserError:
         return UserError(f"{error.full_key}: {prefix}.{tag}={part[tag]} has no such key")
     if name in _ELSEWHERE:
         return UserError(f"{error.full_key}: no such key; {_ELSEWHERE[name]}")
+    if prefix == "sweep.claims" and (once := _written_once(name, part)) is not None:
+        all_levels = f"sweep.claims.{once}.KEY=VALUE changes it at all of them"
+        return UserError(f"{error.full_key}: no such key; {once} is written once for several levels (each); {all_levels}")
     # the name of a knob without its part, as other tools have it
     inside = [] if prefix else [str(k) for k in part if isinstance(part[k], DictConfig) and name in part[k]]
     near = f"; did you mean '{inside[0]}.{name}'?" if inside else _nearest_key(prefix, name, there)
     return UserError(f"{error.full_key}: no such key{near}")
+
+
+def _written_once(name: str, claims: DictConfig) -> str | None:
+    """The claim with `each` that becomes the one of this name, as far as its beginning tells; None where there is none."""
+    return next((str(k) for k in claims if name.startswith(f"{k}_") and "each" in (claims[k] or {})), None)
 
 
 def _nothing_to_delete(key: str) -> UserError:
@@ -129,5 +137,5 @@ def _several_values(override: str, sweeps: bool) -> UserError:
 
 def complain(error: Exception, *, sweeps: bool = True) -> int:
     """Print what the user got wrong as one line; returns the exit code. `sweeps`: whether the command can sweep."""
-    print(f"error: {explain(error, sweeps=sweeps)}", file=sys.stderr)
+    say(f"error: {explain(error, sweeps=sweeps)}")
     return 2

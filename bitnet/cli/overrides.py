@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from bitnet.cli import quoting
-from bitnet.cli.hydra_internals import arguments_parser
+from bitnet.cli.hydra_internals import arguments_parser, flags_of
+from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
 from bitnet.common.paths import share
 from bitnet.config.sweep import current_name
 
 # What says where and how a run is carried out, not what it computes; left out of names and labels.
-SESSION_KEYS = {"launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache"}
-
-SESSION_KEYS |= {"checkpoint.every", "checkpoint.keep", "checkpoint.branch"}
+SESSION_KEYS = {
+    "launcher", "sweeps", "out", "device", "threads", "overwrite", "resume", "data.cache",
+    "checkpoint.every", "checkpoint.keep", "checkpoint.branch", "checkpoint.on_mismatch",
+}  # fmt: skip
 
 
 # Paths may hold anything, and run folders do hold `=` and `,`; Hydra's grammar wants such values quoted.
@@ -47,7 +49,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str], bool]:
     parser.error = refuse
     known, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        raise UserError(f"{unknown[0]}: no such flag, see --help{suggestion(unknown[0], parser._option_string_actions)}")
+        raise UserError(f"{unknown[0]}: no such flag, see --help{suggestion(unknown[0], flags_of(parser))}")
     flags = list(arguments)
     for override in known.overrides:
         flags.remove(override)
@@ -153,23 +155,39 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
     if not cause:
         return
     if typed.get("resume", "").lower() not in _NULL:
-        raise UserError(f"resume={typed['resume']}: one run goes on, {cause} starts a sweep; leave one of the two out")
+        raise UserError(f"resume={typed['resume']}: resume= continues one run, {cause} starts a sweep; use only one of them")
     for key in sorted(PATH_KEYS & typed.keys()):
         if "," in typed[key] and typed[key][0] not in "'\"":
             remedy = "run once for each, or quote a path with a comma: \"'A,B'\""
             raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
 
 
-def with_current_names(overrides: Iterable[str]) -> list[str]:
-    """The overrides, with sweeps that have other names by now under those names, which is said on stderr."""
-    return [_with_current_name(o) for o in overrides]
+def config_dir(arguments: Sequence[str]) -> Path | None:
+    """The user's own folder of groups, `--config-dir`; None where a command line names none, or none is there."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", nargs="?", type=Path)
+    folder = parser.parse_known_args(list(arguments))[0].config_dir
+    return folder if folder is not None and folder.is_dir() else None
 
 
-def _with_current_name(override: str) -> str:
-    key, _, names = override.partition("=")
-    if key_of(override) != "sweeps" or (current := ",".join(map(current_name, names.split(",")))) == names:
+def with_current_names(overrides: Iterable[str], own: Path | None = None) -> list[str]:
+    """The overrides, with sweeps that have other names by now under those names, which is said on stderr.
+
+    Args:
+        own: the folder of `--config-dir`; a sweep that it has keeps its name.
+    """
+    return [_with_current_name(o, own) for o in overrides]
+
+
+def _with_current_name(override: str, own: Path | None) -> str:
+    key, _, value = override.partition("=")
+    names = [name.strip("'\" ").removesuffix(".yaml") for name in value.split(",")]
+    kept = [own is not None and (own / "sweeps" / f"{name}.yaml").is_file() for name in names]
+    now = [name if keeps else current_name(name) for name, keeps in zip(names, kept, strict=True)]
+    if key_of(override) != "sweeps" or now == names:
         return override
-    print(f"note: {override} is now called {key}={current}", file=sys.stderr)
+    current = ",".join(now)
+    say(f"note: {override} is now called {key}={current}")
     return f"{key}={current}"
 
 
@@ -180,7 +198,7 @@ def note_repeated_keys(overrides: Iterable[str]) -> None:
         values.setdefault(key_of(override), []).append(override.split("=", 1)[1])
     for key, given in values.items():
         if len(set(given)) > 1:
-            print(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts", file=sys.stderr)
+            say(f"note: {key} is given {len(given)} times; the last, {key}={given[-1]}, counts")
 
 
 def readable_overrides(overrides: Iterable[str], *, seed: bool) -> list[str]:

@@ -23,7 +23,7 @@ def one_line(error: BaseException) -> str:
     """Why something failed, as a record and a person should have it."""
     if isinstance(error, OSError) and is_disk_error(error):
         where = "" if error.filename is None else f" writing {error.filename}"
-        return f"{error.strerror}{where}; once that is mended, the same command goes on from the last checkpoint"
+        return f"{error.strerror}{where}; fix this and run the same command again; it resumes from the last checkpoint"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -1,11 +1,50 @@
-"""Files that others rely on: whole or not there, their hashes, renames that last, whether they can be written."""
+"""Files that others rely on: whole or not there, their hashes, renames that last, locks, whether they can be written."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bitnet.common.errors import UserError, is_disk_error
+
+
+class Locked(Exception):
+    """Another process holds the lock."""
+
+
+_OTHER_OUT = "name a folder on another file system with out=FOLDER"
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, remedy: str = _OTHER_OUT, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock that a file stands for, which the system releases with the process.
+
+    Args:
+        remedy: what to do where the file system grants no locks.
+    Raises:
+        Locked: when another process holds it and `wait` is not asked for.
+        UserError: when the file system grants none, as NFS without its lock service.
+        OSError: when the disk is full or broken.
+    """
+    lock = FileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:  # an OSError itself
+        raise Locked(f"{path} is held by another process") from None
+    except (OSError, NotImplementedError) as error:
+        if is_disk_error(error):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: can't be locked ({why}), and without locks two processes could do the same; {remedy}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, text: str, *, lasting: bool = True) -> None:

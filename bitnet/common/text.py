@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-MISSING = "\u2013"  # an en dash: nothing measured, nothing reported
+DASH = "\u2013"  # an en dash: nothing measured, nothing reported
 
 
 def counted(n: int, what: str) -> str:
@@ -36,6 +36,16 @@ def format_significant(x: float, digits: int, *, sign: bool = False) -> str:
 def format_list(what: str, numbers: Sequence[int]) -> str:
     """`seed 3`; `seeds 3, 4` of several."""
     return f"{what}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def single_line(text: str) -> str:
+    """A text on one line that a terminal shows and does not obey: blanks for line breaks, control characters by their codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, or its beginning and three dots where it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def without_interpolation(text: str) -> str:

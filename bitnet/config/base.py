@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from bitnet.common.limits import MOST_COUNT
+
 
 def refuse_bool(value: Any) -> Any:
     """Refuse a truth value where a number is needed: YAML's `yes` is not 1."""
@@ -16,9 +18,9 @@ def refuse_bool(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(refuse_bool), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(refuse_bool), Field(gt=0, le=MOST_COUNT)]
 
-Whole = Annotated[int, BeforeValidator(refuse_bool), Field(ge=0)]
+Whole = Annotated[int, BeforeValidator(refuse_bool), Field(ge=0, le=MOST_COUNT)]
 
 Number = Annotated[float, BeforeValidator(refuse_bool), Field(allow_inf_nan=False)]
 

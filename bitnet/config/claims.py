@@ -28,6 +28,9 @@ RUN_FACTS: dict[str, str] = {
 }
 
 
+EVENTS = frozenset({"collapsed_at_end", "diverged"})  # those of them that are 0 or 1: their means are rates
+
+
 # Numbers of an evaluation that hold for any vocabulary and corpus, beside its columns; `verdicts/evaluations.py` computes them.
 DERIVED: dict[str, str] = {
     "heldout_below_uniform": "ln V minus the held-out loss, nats: 0 for a model that knows nothing",
@@ -45,7 +48,10 @@ def seeds_allow(n: int) -> str:
     if n >= ENOUGH_SEEDS:
         return "enough for an interval and a p-value"
     few = {0: "nothing can be concluded", 1: "anecdotal, nothing can be concluded", 2: "only a direction"}
-    return few.get(n, "too few for a sign-flip p-value below 0.05; the interval decides, and is wide")
+    return few.get(
+        n,
+        "too few for a sign-flip p-value below 0.05; the interval decides, is wide, and takes it that seeds scatter normally",
+    )
 
 
 def _one_of(known: Iterable[str]) -> Callable[[str], str]:
@@ -179,6 +185,11 @@ class Correlation(Claim):
 AnyClaim = Annotated[Contrast | Interaction | Bound | Change | Correlation, Field(discriminator="kind")]
 
 
+def measured(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's plain values without the words that it is told in, which may become better ones: what its verdict depends on."""
+    return {key: value for key, value in claim.items() if key != "says" and not (key == "published" and isinstance(value, str))}
+
+
 def explains_itself(claims: Mapping[str, AnyClaim]) -> str | None:
     """The error about a claim that names itself as its explanation, None where there is none."""
     itself = next((name for name, claim in claims.items() if name in claim.explained_by), None)
@@ -220,7 +231,15 @@ def without_runs(claims: Mapping[str, AnyClaim], runs: Sequence[Described]) -> l
     told = []
     for name, claim in claims.items():
         for side, selector in claim.selectors().items():
-            wanted = {"arm": selector} if isinstance(selector, str) else selector
-            if not any(all(is_level(level(key, *run), value) for key, value in wanted.items()) for run in runs):
-                told.append(f"{name}.{side} ({', '.join(f'{key}={value}' for key, value in wanted.items())})")
+            if not runs_of(selector, runs):
+                told.append(f"{name}.{side} ({', '.join(f'{key}={value}' for key, value in _levels(selector).items())})")
     return told
+
+
+def runs_of(selector: Selector, runs: Sequence[Described]) -> list[Described]:
+    """Those of the runs that a selector names."""
+    return [run for run in runs if all(is_level(level(key, *run), value) for key, value in _levels(selector).items())]
+
+
+def _levels(selector: Selector) -> dict[str, Any]:
+    return {"arm": selector} if isinstance(selector, str) else selector

@@ -7,19 +7,21 @@
       arm: {model: "{model}"}
 
 gives `flat_at_the_boundary_256` and `flat_at_the_boundary_512`. A name that holds a placeholder itself gets no suffix. A value
-that is a placeholder and nothing else becomes the level as it was written, a number a number. Several axes are crossed.
+that is a placeholder and nothing else becomes the level as it was written, a number a number, except where only text can stand.
+Several axes are crossed.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bitnet.common.errors import UserError, suggestion
 
 _PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
+_TEXTS = {"says", "explained_by"}  # keys of a claim whose values are text, whatever a placeholder stands for
 _Values = dict[str, Any]
 
 
@@ -27,7 +29,8 @@ def expand_each(claims: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of a sweep's file, with one for each level where a claim has `each`; others as they are.
 
     Raises:
-        UserError: an axis without levels, a placeholder that stands for nothing, or two claims of one name.
+        UserError: an axis without levels, a placeholder that stands for nothing or for two things, two claims of one name, or
+            a name that no override could reach.
     """
     expanded: dict[str, Any] = {}
     for name, claim in claims.items():
@@ -46,26 +49,49 @@ def _of_each(name: str, claim: Mapping[str, Any]) -> Iterator[tuple[str, _Values
         raise UserError(f"{place}.each={each!r}: levels by axis are needed, as in {{model: [256, 512]}}")
     rest = {key: value for key, value in claim.items() if key != "each"}
     for levels in itertools.product(*each.values()):
-        values: _Values = dict(zip(each, levels, strict=True))
-        for axis, level in zip(each, levels, strict=True):
-            more = each[axis][level] if isinstance(each[axis], Mapping) else {}
-            if not isinstance(more, Mapping):
-                raise UserError(f"{place}.each.{axis}.{level}={more!r}: placeholders and their values are needed")
-            values |= more
+        values = _values(each, levels, place)
         suffix = "" if _PLACEHOLDER.search(name) else "".join(f"_{level}" for level in levels)
-        yield str(_filled(name, values, place)) + suffix, _filled(rest, values, place)
+        own_name = _text(name, values, place) + suffix
+        if "." in own_name:
+            named = "as in {lr: {low: {value: 0.001}}}"
+            raise UserError(f"sweep.claims.{own_name}: a claim's name can't hold a dot; give the levels names, {named}")
+        yield own_name, _filled(rest, values, place)
 
 
-def _filled(value: Any, values: _Values, place: str) -> Any:
-    """A value with its placeholders filled in, lists and mappings throughout."""
+def _values(each: Mapping[str, Any], levels: Sequence[Any], place: str) -> _Values:
+    """What each placeholder stands for at one level of every axis."""
+    values: _Values = dict(zip(each, levels, strict=True))
+    for axis, level in zip(each, levels, strict=True):
+        more = each[axis][level] if isinstance(each[axis], Mapping) else {}
+        if not isinstance(more, Mapping):
+            raise UserError(f"{place}.each.{axis}.{level}={more!r}: a mapping of placeholders to values is needed")
+        if twice := sorted(values.keys() & more.keys()):
+            raise UserError(f"{place}.each.{axis}.{level}.{twice[0]}: {{{twice[0]}}} stands for something already; rename it")
+        values |= more
+    return values
+
+
+def _filled(value: Any, values: _Values, place: str, *, as_text: bool = False) -> Any:
+    """A value with its placeholders filled in, lists and mappings throughout, the keys of those too."""
     if isinstance(value, Mapping):
-        return {key: _filled(of, values, f"{place}.{key}") for key, of in value.items()}
+        keys = [_text(key, values, place) if isinstance(key, str) else key for key in value]
+        if len(set(keys)) < len(keys):
+            raise UserError(f"{place}: two keys of this name, {next(k for k in keys if keys.count(k) > 1)}; leave one out")
+        inner = zip(keys, value.values(), strict=True)
+        return {key: _filled(of, values, f"{place}.{key}", as_text=as_text or key in _TEXTS) for key, of in inner}
     if isinstance(value, list):
-        return [_filled(of, values, place) for of in value]
+        return [_filled(of, values, place, as_text=as_text) for of in value]
     if not isinstance(value, str):
         return value
-    for name in _PLACEHOLDER.findall(value):
-        if name not in values:
-            raise UserError(f"{place}: {{{name}}} stands for nothing in each{suggestion(name, values)}")
-    whole = _PLACEHOLDER.fullmatch(value)
-    return values[whole[1]] if whole else _PLACEHOLDER.sub(lambda found: str(values[found[1]]), value)
+    whole = None if as_text else _PLACEHOLDER.fullmatch(value)
+    return _text(value, values, place) if whole is None else _known(whole[1], values, place)
+
+
+def _text(text: str, values: _Values, place: str) -> str:
+    return _PLACEHOLDER.sub(lambda found: str(_known(found[1], values, place)), text)
+
+
+def _known(name: str, values: _Values, place: str) -> Any:
+    if name not in values:
+        raise UserError(f"{place}: {{{name}}}: `each` has no axis or value named {name}{suggestion(name, values)}")
+    return values[name]

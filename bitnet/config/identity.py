@@ -31,11 +31,11 @@ def digest(identity_values: dict[str, Any], *, without_seed: bool = False) -> st
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 
 
-# What can't: where a run is written, how it is carried out and shown, what it belongs to, and where its data came from (the
-# hash of its tokens stands in for that).
-NOT_IN_IDENTITY = {"device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher"}
-
-NOT_IN_IDENTITY |= {"sweep", "scale", "tokenizer", "data"}
+# Left out of a run's identity: where it is written, how it is carried out and shown, what it belongs to, and where its data
+# came from (the hash of its tokens stands in for that).
+NOT_IN_IDENTITY = {
+    "device", "threads", "out", "overwrite", "resume", "checkpoint", "launcher", "sweep", "scale", "tokenizer", "data",
+}  # fmt: skip
 
 OF_DATA = {"order", "at_end"}  # what of `data` says how its tokens are read
 

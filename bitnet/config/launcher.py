@@ -12,12 +12,14 @@ from bitnet.config.base import ConfigModel, Count, Positive, Whole
 class LocalLauncher(ConfigModel):
     """A process for each run on this machine: `jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU.
 
-    `retry`: whether a sweep that is launched again repeats its failed runs.
+    `stalled_minutes` at work without a heartbeat and a run is killed, and has failed (null: never); a step, an evaluation and
+    a save have to be shorter. `retry`: whether a sweep that is launched again repeats its failed runs.
     """
 
     kind: Literal["local"]
     jobs: Count | None = None
     jobs_per_gpu: Count = 1
+    stalled_minutes: Positive | None = 30
     retry: Literal[0, 1] = 1
 
 
@@ -58,8 +60,8 @@ class SlurmLauncher(ConfigModel):
     def _signal_within_the_time(self) -> SlurmLauncher:
         if self.signal_seconds >= 60 * self.time_minutes:
             raise ValueError(
-                f"launcher.signal_seconds={self.signal_seconds} leaves nothing of launcher.time_minutes={self.time_minutes}; "
-                "name a shorter warning or a longer time"
+                f"launcher.signal_seconds={self.signal_seconds} is not shorter than launcher.time_minutes={self.time_minutes}; "
+                "use a shorter warning or a longer limit"
             )
         return self
 

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from bitnet.common.errors import suggestion
+from bitnet.common.text import shortened, single_line
 
-Knobs = Callable[[str], set[str]]
+KnownKeys = Callable[[str], set[str]]
+
+_LONGEST = 160  # sentence on what was read from a file, in characters
 
 
-def error_sentence(error: Mapping[str, Any], values: dict[str, Any], knobs: Knobs) -> str:
+# Errors that a version with other keys may cause.
+_OTHER_VERSION = {"missing", "union_tag_not_found", "extra_forbidden"}
+
+
+def misfit(model: type[BaseModel], values: Mapping[str, Any], knobs: KnownKeys) -> str | None:
+    """What is wrong with values that a version of this package wrote down: the first of another type, or out of bounds.
+
+    A key that is missing or unknown is not: another version may have written it. None when all is well.
+    """
+    try:
+        model.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        wrong = [e for e in error.errors(include_url=False) if e["type"] not in _OTHER_VERSION]
+        return shortened(single_line(error_sentence(wrong[0], dict(values), knobs)), _LONGEST) if wrong else None
+    except (TypeError, ValueError, RecursionError) as error:  # what YAML holds and JSON does not: a date, a loop
+        return shortened(single_line(str(error)), _LONGEST)
+    return None
+
+
+def error_sentence(error: Mapping[str, Any], values: dict[str, Any], keys_below: KnownKeys) -> str:
     """One of pydantic's errors as one sentence: the key as it is typed, its value, and what is allowed.
 
     Args:
         values: what was validated.
-        knobs: the names of the keys below a dotted prefix, over every variant of that part.
+        keys_below: gives the names of the keys below a dotted prefix, over every variant of that part.
     """
     path = _typed_path(error["loc"], values, error["type"] == "missing")
     key, value, context = ".".join(path), error["input"], error.get("ctx", {})
@@ -31,7 +56,7 @@ def error_sentence(error: Mapping[str, Any], values: dict[str, Any], knobs: Knob
         case "extra_forbidden" if key == "sweeps" and isinstance(value, Mapping) and isinstance(value.get("sweep"), Mapping):
             return missing_package_line(value["sweep"].get("name", "NAME"))
         case "extra_forbidden":
-            return f"{key}={value!r}: {_unknown_key(path, values, knobs)}"
+            return f"{key}={value!r}: {_unknown_key(path, values, keys_below)}"
         case "value_error":
             message = str(context["error"])
             return message if "=" in message else f"{key}={value!r}: {message}"
@@ -76,13 +101,13 @@ def _not_allowed(key: str, value: Any, listed: str) -> str:
     return f"{key}={value!r}: allowed are {', '.join(_unquoted(listed))}{suggestion(value, _unquoted(listed))}"
 
 
-def _unknown_key(path: list[str], values: dict[str, Any], knobs: Knobs) -> str:
+def _unknown_key(path: list[str], values: dict[str, Any], keys_below: KnownKeys) -> str:
     """What is wrong with a key that its part does not have; a variant's name is given where another variant has it."""
     *parents, name = path
     part: Any = values
     for parent in parents:
         part = part[parent]
-    known = knobs(".".join(parents))
+    known = keys_below(".".join(parents))
     tag = next((t for t in ("source" if parents == ["data"] else "kind",) if t in part), None)
     if tag is not None and name in known:
         return f"{'.'.join(parents)}.{tag}={part[tag]} has no such key"

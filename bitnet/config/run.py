@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bitnet.common.errors import UserError
+from bitnet.common.limits import MOST_THREADS
 from bitnet.config.base import (
     ConfigModel,
     Count,
@@ -28,8 +29,8 @@ from bitnet.config.base import (
 from bitnet.config.data import DataConfig, TokenizerConfig
 from bitnet.config.each import expand_each
 from bitnet.config.launcher import LauncherConfig
-from bitnet.config.messages import error_sentence
-from bitnet.config.sweep import ScaleConfig, SweepConfig
+from bitnet.config.messages import error_sentence, misfit
+from bitnet.config.sweep import ScaleConfig, SweepConfig, judged_apart
 
 
 def _auto_or_whole(value: Any) -> Any:
@@ -216,12 +217,14 @@ class CheckpointConfig(ConfigModel):
     """Save every `every` steps (and at the end, and when stopped); keep the newest `keep`.
 
     `branch`: whether a run of a sweep goes on from another one that trains the same until their schedules part; that one keeps
-    its checkpoint of that step until the sweep is over.
+    its checkpoint of that step until the sweep is over. `on_mismatch`: whether a run that was begun with another version of
+    torch, numpy or this package, on another kind of device, or with other threads goes on, which is noted, or is refused.
     """
 
     every: Count = 1000
     keep: Count = 2
     branch: bool = True
+    on_mismatch: Literal["continue", "refuse"] = "continue"
 
 
 class RunConfig(ConfigModel):
@@ -235,7 +238,7 @@ class RunConfig(ConfigModel):
     schedule_lag: Annotated[Literal[0, 1], BeforeValidator(refuse_bool)]
     precision: Literal["fp32", "bf16"]
     device: str
-    threads: Count | None
+    threads: Annotated[Count, Field(le=MOST_THREADS)] | None
     out: FilePath
     overwrite: bool
     resume: str | None
@@ -306,6 +309,16 @@ def load_config(values: dict[str, Any]) -> RunConfig:
         # a misspelt key is both unknown and missing: the one that was written says more
         first = min(error.errors(), key=lambda e: e["type"] == "missing")
         raise UserError(error_sentence(first, values, known_keys)) from None
+
+
+def misfit_of(values: dict[str, Any]) -> str | None:
+    """What is wrong with the configuration of a run that was begun by a version of this package, None when all is well.
+
+    What its sweep claims is looked at where claims are judged.
+    """
+    sweep = values.get("sweep")
+    known = values | {"sweep": judged_apart(sweep)} if isinstance(sweep, dict) else values
+    return misfit(RunConfig, known, known_keys)
 
 
 def known_keys(prefix: str = "") -> set[str]:

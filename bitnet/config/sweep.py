@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import shlex
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bitnet.common.errors import suggestion
 from bitnet.config.base import ConfigModel, Seed, refuse_bool
@@ -36,6 +38,17 @@ def current_name(sweep: str) -> str:
     return _CURRENT_NAMES.get(sweep, sweep)
 
 
+def _splittable(overrides: str) -> str:
+    try:
+        shlex.split(overrides)
+    except ValueError as error:
+        raise ValueError(f"{str(error).lower()}; overrides are written as in a shell") from None
+    return overrides
+
+
+Overrides = Annotated[str, AfterValidator(_splittable)]
+
+
 class SweepConfig(ConfigModel):
     """A named sweep: its question, its arms (overrides, as typed), further axes, seeds, the published rows it answers to, and
     what it claims (`config/claims.py`), by name. `includes`: other sweeps, run one after another in place of arms of its own.
@@ -45,7 +58,7 @@ class SweepConfig(ConfigModel):
     question: str
     source: str = ""
     published: list[PublishedSource] = []
-    arms: dict[str, str] = {}
+    arms: dict[str, Overrides] = {}
     grid: dict[str, list[str | int | float | bool | None]] = {}
     seeds: list[Seed] = []
     claims: dict[str, AnyClaim] = {}
@@ -70,6 +83,11 @@ class SweepConfig(ConfigModel):
         if (wrong := explains_itself(self.claims)) is not None:
             raise ValueError(wrong)
         return self
+
+
+def judged_apart(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep that was written down, without what need not be of this version to read its runs: claims, published sources."""
+    return {**sweep, "claims": {}, "published": []}
 
 
 class ScaleConfig(ConfigModel):

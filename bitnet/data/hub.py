@@ -73,7 +73,6 @@ def _offline() -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
-# ---------------------------------------------------------------------------------------------------------------- hub
 def hub_corpus(data: HubData) -> Corpus:
     load = functools.cache(lambda: load_dataset(data))
 

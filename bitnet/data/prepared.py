@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -21,8 +23,10 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from bitnet.common.console import is_watched
 from bitnet.common.errors import UserError, is_disk_error
 from bitnet.common.files import sha256, sync_folder
+from bitnet.common.stopping import interruptible
 from bitnet.config.data import BPETokenizer, DataConfig, GPT2Tokenizer, NoTokenizer, SyntheticData, TokenizerConfig
 from bitnet.config.identity import OF_DATA
 from bitnet.data.corpus import Corpus, Encode, Split
@@ -165,7 +169,8 @@ def _build(
             vocab_size, tallies = _write_text(building, data.encode, tokenizer, corpus)
         config = {"data": data.model_dump(mode="json"), "tokenizer": tokenizer.model_dump(mode="json")}
         manifest = config | {"identity": identity} | _contents(building, vocab_size, tallies)
-        _write_durably(building / "manifest.json", json.dumps(manifest, indent=2).encode())
+        manifest["manifest_sha256"] = _manifest_hash(manifest)
+        write_durably(building / "manifest.json", json.dumps(manifest, indent=2).encode())
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
@@ -183,8 +188,8 @@ def _build(
     unknown = sum(tally.unknown for tally in tallies.values())
     if unknown > _MANY_UNKNOWN * sum(tally.tokens for tally in tallies.values()):
         say(
-            f"note: this text says '<unk>' {unknown:,} times, as the token form of WikiText does: easily learned, it makes up "
-            "for much else in a loss; the raw form has the words themselves"
+            f"note: this text contains '<unk>' {unknown:,} times (WikiText in token form); it is easy to predict and lowers the "
+            "loss; the raw form has the actual words"
         )
 
 
@@ -208,17 +213,43 @@ def _data_hash(vocab_size: int, files: dict[str, Any]) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
+def _manifest_hash(manifest: dict[str, Any]) -> str:
+    """Of all that a manifest says but this hash itself."""
+    own = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise ValueError where a manifest is not what was written, or does not fit the token files that it lies beside."""
+    vocab_size, files = manifest["vocab_size"], manifest["files"]
+    if not {f"{split}.bin" for split in SPLITS} <= files.keys():
+        raise ValueError("manifest.json has changed")
+    for name, expected in files.items():
+        if (folder / name).stat().st_size != expected["bytes"] or sha256(folder / name) != expected["sha256"]:
+            raise ValueError(f"{name} has changed")
+    if manifest["sha256"] != _data_hash(vocab_size, files):
+        raise ValueError("manifest.json has changed")
+    if manifest["dtype"] != (dtype := _dtype(vocab_size)).name:
+        raise ValueError(f"manifest.json: dtype={manifest['dtype']}, but a vocabulary of {vocab_size:,} has {dtype}")
+    for split in SPLITS:
+        if files[f"{split}.bin"]["bytes"] != (tokens := manifest["counts"][split]["tokens"]) * dtype.itemsize:
+            raise ValueError(f"manifest.json: {split}.bin does not hold {tokens:,} tokens")
+    if "manifest_sha256" in manifest:
+        if manifest["manifest_sha256"] != _manifest_hash(manifest):
+            raise ValueError("manifest.json has changed")
+    else:  # written by an older version, without a hash
+        occurrences = np.bincount(np.fromfile(folder / "train.bin", dtype), minlength=vocab_size)
+        if not math.isclose(manifest["unigram_entropy"], _Tally(occurrences).entropy(), rel_tol=1e-9):
+            raise ValueError(f"manifest.json: unigram_entropy={manifest['unigram_entropy']} is not that of train.bin")
+
+
 def open_prepared(folder: Path, say: Callable[[str], None]) -> Prepared | None:
     """What is in the folder, or None when it is not there or is not what its manifest says."""
     if not folder.exists():
         return None
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        for name, expected in manifest["files"].items():
-            if (folder / name).stat().st_size != expected["bytes"] or sha256(folder / name) != expected["sha256"]:
-                raise ValueError(f"{name} has changed")
-        if manifest["sha256"] != _data_hash(manifest["vocab_size"], manifest["files"]):
-            raise ValueError("manifest.json has changed")
+        _check_manifest(folder, manifest)
         return Prepared(
             folder=folder,
             vocab_size=manifest["vocab_size"],
@@ -228,7 +259,7 @@ def open_prepared(folder: Path, say: Callable[[str], None]) -> Prepared | None:
             unigram_entropy=manifest["unigram_entropy"],
             manifest=manifest,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         say(f"data: {folder} does not match its manifest ({error}); preparing it again")
         return None
 
@@ -264,8 +295,8 @@ def _dtype(vocab_size: int) -> np.dtype:
 def _write_synthetic(folder: Path, data: SyntheticData) -> dict[Split, _Tally]:
     tallies: dict[Split, _Tally] = {}
     for split in SPLITS:
-        tokens = synthetic_tokens(data, split)
-        _write_durably(folder / f"{split}.bin", tokens.astype(_dtype(data.vocab_size)).tobytes())
+        tokens = interruptible(functools.partial(synthetic_tokens, data, split))
+        write_durably(folder / f"{split}.bin", tokens.astype(_dtype(data.vocab_size)).tobytes())
         tallies[split] = _Tally(np.bincount(tokens, minlength=data.vocab_size), documents=1)
     return tallies
 
@@ -277,7 +308,7 @@ def _write_text(
     pieces = (piece for text in corpus.read("train", encode) for piece in cut_long(text, PIECE_CHARACTERS))
     tokenizer = train_bpe(config, pieces) if isinstance(config, BPETokenizer) else gpt2(config)
     longest = min(PIECE_CHARACTERS, CHUNK_CHARACTERS) if splits_as_gpt2(tokenizer) else CHUNK_CHARACTERS
-    _write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     tokenizer.encode_special_tokens = True  # "<|endoftext|>" written out in a text is text, not the end of a document
     vocab_size = tokenizer.get_vocab_size()
     tallies: dict[Split, _Tally] = {}
@@ -294,7 +325,7 @@ def _write_text(
 
 
 def _bar(split: Split) -> tqdm:
-    return tqdm(desc=f"encoding {split}", unit="B", unit_scale=True, disable=None)  # None: off unless on a terminal
+    return tqdm(desc=f"encoding {split}", unit="B", unit_scale=True, disable=not is_watched())
 
 
 def _pieces(texts: Iterable[str], encode: Encode, longest: int, tally: _Tally, bar: tqdm) -> Iterator[tuple[str, bool]]:
@@ -331,7 +362,7 @@ def _encoded(pieces: Iterable[tuple[str, bool]], tokenizer: Tokenizer, encode: E
     """int64 token ids, one array for each chunk of pieces."""
     mark = [end_mark_id(tokenizer)] if encode == "documents" else []
     for chunk in _chunks(pieces):
-        encodings = tokenizer.encode_batch_fast([text for text, _ in chunk], add_special_tokens=False)
+        encodings = interruptible(functools.partial(tokenizer.encode_batch_fast, [t for t, _ in chunk], add_special_tokens=False))
         ids = [i for (_, marked), e in zip(chunk, encodings, strict=True) for i in (mark + e.ids if marked else e.ids)]
         yield np.asarray(ids, dtype=np.int64)
 
@@ -353,7 +384,8 @@ def _flush(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file that a power cut can't take back once this returns."""
     with path.open("wb") as file:
         file.write(content)
         _flush(file)

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from bitnet.config.data import PydocsData
 from bitnet.data.corpus import Corpus, Encode, Split, nonempty_lines
 
-# ------------------------------------------------------------------------------------------------------------- pydocs
 # The dependencies of this project, direct and not; those that are installed are read.
 DISTRIBUTIONS = (
     "anyio", "click", "contourpy", "datasets", "dill", "filelock", "fonttools", "fsspec", "httpx", "httpx2",
@@ -70,7 +69,7 @@ def read_documentation(max_bytes: int) -> list[str]:
     chosen: list[str] = []
     seen: set[int] = set()
     used: dict[str, int] = {}  # bytes, by library
-    waiting = sorted(_source_files(), key=lambda item: _digest(f"{item[0]}/{item[1]}"))
+    waiting = sorted(source_files(), key=lambda item: _digest(f"{item[0]}/{item[1]}"))
     with tqdm(total=max_bytes, desc="reading documentation", unit="B", unit_scale=True, disable=None) as bar, _no_gc():
         for most in (int(SHARE * max_bytes), max_bytes):
             later = []
@@ -148,7 +147,7 @@ def _is_new(text: str, seen: set[int]) -> bool:
     return new
 
 
-def _source_files() -> Iterator[tuple[str, str, Path]]:
+def source_files() -> Iterator[tuple[str, str, Path]]:
     """(library, name in it, path) of the Python files that may hold documentation, tests left out."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in root.rglob("*.py"):

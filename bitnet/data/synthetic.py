@@ -8,7 +8,6 @@ from bitnet.common.errors import UserError
 from bitnet.config.data import SyntheticData
 from bitnet.data.corpus import Split
 
-# ---------------------------------------------------------------------------------------------------------- synthetic
 _CHAIN_SEED = 20_240_227  # the chain is data, not part of a run's randomness: the run's seed does not touch it
 
 

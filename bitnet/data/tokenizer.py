@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interruptible
 from bitnet.config.data import BPETokenizer, GPT2Tokenizer
 from bitnet.data.hub import hub_unreachable
 
@@ -119,7 +120,7 @@ def train_bpe(config: BPETokenizer, texts: Iterable[str]) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_batched(texts), trainer=trainer)
+    interruptible(lambda: tokenizer.train_from_iterator(_batched(texts), trainer=trainer))  # minutes, on a large text
     if (reached := tokenizer.get_vocab_size()) != config.vocab_size:
         raise UserError(
             f"tokenizer.vocab_size={config.vocab_size}: the training text fills only {reached} entries; "

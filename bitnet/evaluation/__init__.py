@@ -1,1 +1,4 @@
-"""What an evaluation measures: predictions, continuations and weights. Imports runs' columns, config, data and model."""
+"""What an evaluation measures: predictions, continuations and weights.
+
+Imports common, runs.columns, config, data and model.
+"""

@@ -27,7 +27,7 @@ def entropy_of_counts(counts_V: Tensor) -> Tensor:
     return torch.special.entr(p_V).sum()
 
 
-def _bf16_histogram(x: Tensor) -> Tensor:
+def bf16_histogram(x: Tensor) -> Tensor:
     """Counts by bfloat16 value, in ascending order of value: 65,536 bins, so that percentiles need no sort."""
     bits = x.to(torch.bfloat16).view(torch.int16).flatten().int()
     # two's complement order for positive numbers, mirrored for negative ones, shifted to 0..65535
@@ -105,7 +105,7 @@ class Predictions:
             # Counted from a value in their midst, logits keep 8 bits of their spread, however far from 0 they lie. The first
             # position's median needs no pass over the rest, no outlier moves it, and it is the same for every chunking.
             self._centre = logits_NV[0].median()
-        self._histogram += _bf16_histogram(logits_NV - self._centre)
+        self._histogram += bf16_histogram(logits_NV - self._centre)
 
     def result(self) -> dict[str, float]:
         """The columns of an evaluation; one synchronisation with the device."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bitnet.common.console import say
+from bitnet.common.stopping import Asked
 from bitnet.common.text import format_duration
 from bitnet.runs import heartbeat
-from bitnet.runs.record import RunRecord
-from bitnet.runs.statuses import DONE, MISSING, QUEUED
+from bitnet.runs.reading import Unreadable
+from bitnet.runs.record import RunRecord, read_record
+from bitnet.runs.statuses import DONE, MISSING, QUEUED, UNREADABLE
 
 REDRAW_SECONDS = 0.5
 
@@ -31,7 +33,13 @@ class Course:
     trunks: dict[Path, Path]  # of a run that begins as another one: that one's folder
     running: set[Path] = field(default_factory=set)
     exits: dict[Path, int] = field(default_factory=dict)
-    stopping: bool = False
+    killed: dict[Path, dict[str, Any]] = field(default_factory=dict)  # by the launching process: what to record of each
+    asked: Asked = field(default_factory=Asked)  # to stop
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further run is to start."""
+        return self.asked.times > 0
 
 
 # ------------------------------------------------------------------------------------------------------ what one sees
@@ -57,13 +65,16 @@ def live_display(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
     def tell() -> None:
         for folder in [f for f in course.exits if f not in told]:
             told.add(folder)
-            run = RunRecord(folder).read()
+            try:
+                run = read_record(folder)
+            except Unreadable as error:  # its folder was removed, or damaged, while it ran
+                say(f"[{len(told)}/{len(folders)}] {folder.name}: {UNREADABLE}: {error}")
+                continue
             final = run.get("final") or {}
             loss = f", held-out loss {final['heldout_loss']:.3f}" if "heldout_loss" in final else ""
             how = "stopped" if run.get("status") == QUEUED else run.get("status")
             why = f" ({run['reason']})" if run.get("status") == DONE and run.get("reason") else ""
-            line = f"[{len(told)}/{len(folders)}] {folder.name}: {how} at step {run.get('step')}{why}{loss}"
-            print(line, file=sys.stderr, flush=True)
+            say(f"[{len(told)}/{len(folders)}] {folder.name}: {how} at step {run.get('step')}{why}{loss}")
 
     yield tell
     tell()
@@ -81,8 +92,8 @@ def _table(course: Course, names: Mapping[Path, str], most: int = 20) -> Table:
     ended = list(reversed(course.exits))
     bad = [f for f in ended if course.exits[f] not in (0, 130)]
     rows = [*sorted(course.running), *bad, *[f for f in ended if f not in bad]]
-    title = f"{len(course.exits)} of {len(names)} runs over, {len(course.running)} at work, {len(course.waiting)} waiting"
-    table = Table(title=title + (" (stopping: each saves and ends)" if course.stopping else ""), title_justify="left")
+    title = f"{len(course.exits)} of {len(names)} runs ended, {len(course.running)} running, {len(course.waiting)} waiting"
+    table = Table(title=title + (" (stopping: running ones save first)" if course.stopping else ""), title_justify="left")
     table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=1)
     for name, width in {"status": 7, "step": 11, "loss": 6, "unique": 6, "tokens/s": 8, "left": 7}.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=width)

@@ -1,22 +1,25 @@
 """The controller's end of `fork_server.py`: starts the process that runs are forked from, sends it jobs, hears how they end.
 
-That process needs seconds to import torch. `kept` starts it before the controller needs it, so that a sweep is composed
+That process needs seconds to import torch. `prestarted` starts it before the controller needs it, so that a sweep is composed
 meanwhile, and keeps it for all launches of a command, of which a search has many.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from bitnet.common.stopping import held_back
+from bitnet.runs.record import RunRecord
+from bitnet.runs.statuses import RUNNING
 
 _COMMAND = (sys.executable, "-m", "bitnet.launch.fork_server")
 
@@ -37,42 +40,64 @@ class ForkServer:
     """A process of `fork_server.py`, from its start on; it may not be ready yet."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.at_work = 0
-        self.stopping = False
+        self._orphans: dict[Path, int] = {}  # runs that an earlier process had started, which go on without it
+        self._begin()
+
+    def _begin(self) -> None:
+        with held_back():  # a Ctrl-C while it starts is not for it
+            self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._at_work: dict[Path, int | None] = {}  # the process of each run, None until it is known
+        self._gpus: int | None = None
+        self._stopping = False
         self._pending = b""
 
-    @functools.cached_property
+    @property
     def gpus(self) -> int:
         """How many GPUs torch sees, which is also the sign that the process is ready: waits for it.
 
         Raises:
-            Gone: here as in all that follows.
+            ForkServerDied: here as in all that follows.
         """
-        while b"\n" not in self._pending:
+        while self._gpus is None:
             self._receive()
-        line, _, self._pending = self._pending.partition(b"\n")
-        return json.loads(line)["gpus"]
+        return self._gpus
 
     def start(self, job: dict[str, Any]) -> None:
         """Fork a process for a run; `job` is what `fork_server.run_job` takes."""
         self._send(job)
-        self.at_work += 1
+        self._at_work[Path(job["folder"])] = None
 
     def stop(self) -> None:
         """Ask every run that was started to save and end. Told once, whatever the number of calls."""
-        if not self.stopping:
-            self.stopping = True
+        if not self._stopping:
+            self._stopping = True
+            self._signal_orphans(self._orphans, signal.SIGTERM)
             self._send("stop")
+
+    def kill(self, folders: Iterable[Path]) -> None:
+        """Kill the processes of runs; that of each which was started by this process is reported as ended."""
+        folders = list(folders)
+        self._signal_orphans(folders, signal.SIGKILL)
+        for folder in folders:
+            if (pid := self._at_work.get(folder)) is not None:
+                _send_signal(pid, signal.SIGKILL)
+
+    def processes(self, folder: Path) -> set[int]:
+        """The processes that were started for a run and may be at work on it: one, or two where one waits for an orphan."""
+        return {pid for pid in (self._at_work.get(folder), self._orphans.get(folder)) if pid is not None}
+
+    def _signal_orphans(self, folders: Iterable[Path], number: int) -> None:
+        """Signal those that the record says are at work: another process could have got the id of one that has ended."""
+        for folder in folders:
+            record = RunRecord(folder).read()
+            if record.get("status") == RUNNING and record.get("pid") == (pid := self._orphans.get(folder)):
+                _send_signal(pid, number)
 
     def ended(self, seconds: float) -> list[tuple[Path, int]]:
         """Runs that ended by now, with the exit codes of their processes; waits up to `seconds` for the first."""
         if select.select([self.process.stdout], [], [], seconds)[0]:
-            self._receive()
-        *lines, self._pending = self._pending.split(b"\n")
-        reports = [json.loads(line) for line in lines]
-        self.at_work -= len(reports)
-        return [(Path(r["folder"]), r["exit"]) for r in reports]
+            return self._receive()
+        return []
 
     def _send(self, message: object) -> None:
         try:
@@ -81,23 +106,49 @@ class ForkServer:
         except BrokenPipeError:
             raise self._gone() from None
 
-    def _receive(self) -> None:
+    def _receive(self) -> list[tuple[Path, int]]:
+        """Read what the process reports, and return the runs that ended."""
         received = os.read(self.process.stdout.fileno(), 1 << 16)
         if not received:
             raise self._gone()
-        self._pending += received
+        *lines, self._pending = (self._pending + received).split(b"\n")
+        over = []
+        for report in map(json.loads, lines):
+            if "gpus" in report:
+                self._gpus = report["gpus"]
+            elif "pid" in report:
+                self._at_work[Path(report["folder"])] = report["pid"]
+            else:
+                self._at_work.pop(Path(report["folder"]))
+                over.append((Path(report["folder"]), report["exit"]))
+        return over
 
     def _gone(self) -> ForkServerDied:
+        """Runs that were at work go on by themselves, and hold their locks; asked to stop, they may not have heard of it."""
+        self._orphans |= {folder: pid for folder, pid in self._at_work.items() if pid is not None}
+        self._at_work = {}
+        if self._stopping:
+            self._signal_orphans(self._orphans, signal.SIGTERM)
         return ForkServerDied(f"the process that runs are forked from {describe_exit(self.process.wait())}")
 
-    def close(self) -> None:
-        """End the process; runs that are at work go on to their end."""
+    def restart(self) -> None:
+        """Begin anew after `ForkServerDied`."""
+        self.close()
+        self._begin()
+
+    def close(self, *, force: bool = False) -> None:
+        """End the process. Runs that are at work go on to their end, and it waits for them unless it is forced."""
         with contextlib.suppress(BrokenPipeError):  # what could not be sent to a process that is gone
             self.process.stdin.close()
         self.process.stdout.close()
-        if not self.at_work:  # it may still be importing
+        if force or not self._at_work:  # it may still be importing
             self.process.kill()
             self.process.wait()
+
+
+def _send_signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
 _kept: list[ForkServer] = []  # the one of this process, while there is one
@@ -127,8 +178,7 @@ def fork_server() -> Iterator[ForkServer]:
     """The server that is kept, begun anew if it is gone; or one for this block alone."""
     if _kept:
         if _kept[-1].process.poll() is not None:
-            _kept.pop().close()
-            _kept.append(ForkServer())
+            _kept[-1].restart()
         yield _kept[-1]
         return
     own = ForkServer()

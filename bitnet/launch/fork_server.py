@@ -1,8 +1,8 @@
 """The process that runs are forked from, and what each of them does. `fork_client.py` starts it as a module.
 
-It imports torch once, reads one JSON line for each job from its input, forks a process for it, and writes one line when that
-process ends. So a run has a process of its own, which can crash, exit or be killed alone, and still starts in milliseconds.
-When the controller dies, the input ends: no new run starts, those that run go on to their end.
+It imports torch once, reads one JSON line for each job from its input, forks a process for it, and writes one line with that
+process's id and one when it ends. So a run has a process of its own, which can crash, exit or be killed alone, and still starts
+in milliseconds. When the controller dies, the input ends: no new run starts, those that run go on to their end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bitnet.common.stopping import SIGNALS
+from bitnet.common.console import guard_streams
+from bitnet.common.stopping import SIGNALS, heeded, held_back
 from bitnet.launch.resources import lease
 
 
@@ -42,13 +43,15 @@ def run_job(job: dict[str, Any]) -> int:
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.close(log)
+    guard_streams()
     try:
         from bitnet.training import execute  # before a request is heeded: an import that one cuts off may end in any exception
 
-        for number in SIGNALS:
+        for number in heeded():
             signal.signal(number, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        execute.execute(folder, threads=job["threads"], lease=_gpu(job), wait=True)
+        execute.execute(folder, threads=job["threads"], lease=_gpu(job), wait=True, supervised=True)
     except KeyboardInterrupt:
         return 130
     except BaseException:
@@ -72,18 +75,8 @@ class _Forked:
 _Process = _Forked | subprocess.Popen
 
 
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Hold requests to stop back, here and in a process that is started within the block, which has yet to heed them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
 def _fork(job: dict[str, Any]) -> _Process:
-    with _held_back():
+    with held_back():
         pid = os.fork()
         if pid == 0:
             _be_forked(job)
@@ -108,7 +101,7 @@ def _be_forked(job: dict[str, Any]) -> NoReturn:
 
 def _spawn(job: dict[str, Any]) -> _Process:
     """Where a process that has imported torch can't safely be forked: a fresh interpreter for each run."""
-    with _held_back():
+    with held_back():
         return subprocess.Popen([sys.executable, "-m", "bitnet.launch.fork_server", json.dumps(job)], stdin=subprocess.DEVNULL)
 
 
@@ -154,17 +147,18 @@ def _count_gpus() -> int:
 
 
 def serve() -> None:
-    """Say how many GPUs there are, then fork a process for each line of the input; report each end on the output."""
-    for number in SIGNALS:
+    """Say how many GPUs there are, then fork a process for each line of the input; report each start and end on the output."""
+    numbers = heeded()
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)  # they are for the runs, which a terminal's Ctrl-C reaches by itself
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back from this process's start until here
     _warm_up()
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, (json.dumps({"gpus": _count_gpus()}) + "\n").encode())
+    _report({"gpus": _count_gpus()})
     start = _fork if sys.platform == "linux" else _spawn
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
-    for number in (*SIGNALS, signal.SIGCHLD):
+    for number in (*numbers, signal.SIGCHLD):
         # no longer ignored: an interpreter that is spawned would inherit that, but no handler
         signal.signal(number, lambda *_: None)
     running: dict[_Process, str] = {}
@@ -187,16 +181,23 @@ def serve() -> None:
                     if job == "stop":
                         _stop(running)
                     else:
-                        running[start(job)] = job["folder"]
+                        process = start(job)
+                        running[process] = job["folder"]
+                        _report({"folder": job["folder"], "pid": process.pid})
             for process in list(running):
                 code = process.poll()
                 if code is not None:
-                    report = {"folder": running.pop(process), "exit": code}
-                    with contextlib.suppress(BrokenPipeError):
-                        os.write(1, (json.dumps(report) + "\n").encode())
+                    _report({"folder": running.pop(process), "exit": code})
+
+
+def _report(facts: dict[str, Any]) -> None:
+    """One line to the controller, which may be gone."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, (json.dumps(facts) + "\n").encode())
 
 
 if __name__ == "__main__":
+    guard_streams()
     if len(sys.argv) > 1:
         sys.exit(run_job(json.loads(sys.argv[1])))
     serve()

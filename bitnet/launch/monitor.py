@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bitnet.common.text import format_duration
 from bitnet.launch import slurm_queue
 from bitnet.runs import heartbeat
 from bitnet.runs.folders import find_runs
-from bitnet.runs.reading import Unreadable
+from bitnet.runs.reading import Unreadable, modified_at
 from bitnet.runs.record import read_record
 from bitnet.runs.statuses import DONE, FAILED, LISTED, OPEN, QUEUED, RUNNING, STALLED, UNREADABLE
 
@@ -40,18 +40,6 @@ class RunState:
     command: str | None = None  # that started it
     job: str | None = None  # its name in the cluster's queue
     in_queue: bool | None = False  # whether that job is pending or running; None when the queue did not say
-
-
-def run_states(top: Path, now: float, queue: slurm_queue.Queue | None = None) -> list[RunState]:
-    """Every run at or below `top`, those that need a look first.
-
-    Args:
-        now: seconds since the epoch.
-        queue: what the cluster said; None for disk alone.
-    Raises:
-        UserError: when there is no such folder, or no run in it.
-    """
-    return _judged(_records(top), now, queue)
 
 
 def _records(top: Path) -> dict[Path, _Record | Unreadable]:
@@ -106,20 +94,36 @@ def _state(folder: Path, run: _Record, now: float, queue: slurm_queue.Queue | No
 
 def _of_running(folder: Path, run: _Record, now: float, job: slurm_queue.Job | None) -> tuple[str, int | None, str]:
     """Status, step and detail of a run whose record says that it runs."""
-    beat = heartbeat.read(folder)
-    step = beat.get("step", run.get("step"))
-    fresh = max(beat.get("time", 0.0), (folder / "run.json").stat().st_mtime)
-    if now - fresh > _STALLED_SECONDS:
+    try:
+        beat, odd = heartbeat.load(folder), ""
+    except Unreadable as error:
+        beat, odd = {}, str(error)
+    if (ahead := beat.get("time", 0.0) - now) > _STALLED_SECONDS:
+        odd = f"its clock is {ahead:,.0f} s ahead of this machine's"
+    step, fresh = beat.get("step", run.get("step")), _last_sign(folder, beat, now)
+    if fresh is None or now - fresh > _STALLED_SECONDS:
         if job is not None and job.waits:  # preempted or requeued: it comes back by itself
             return QUEUED, step, ""
-        return STALLED, step, _join_details(f"no heartbeat for {now - fresh:,.0f} s", _last_line(folder))
-    if not beat:
-        return RUNNING, step, ""
+        silent = "no heartbeat" if fresh is None else f"no heartbeat for {now - fresh:,.0f} s"
+        return STALLED, step, _join_details(_join_details(silent, odd), _last_line(folder))
     loss, rate, left = (beat.get(key) for key in ("loss", "tokens_per_second", "left"))
     known = [] if loss is None else [f"loss {loss:.3f}"]
     if rate is not None and left is not None:
         known += [f"{rate:,.0f} tokens/s", f"{format_duration(left)} left"]
-    return RUNNING, step, ", ".join(known)
+    return RUNNING, step, _join_details(", ".join(known), odd)
+
+
+def _last_sign(folder: Path, beat: Mapping[str, Any], now: float) -> float | None:
+    """When a run last wrote its heartbeat or its record, seconds since the epoch; None where nothing says so.
+
+    A time that is further ahead than clocks differ says nothing, or a run would look alive until then. Where the heartbeat's
+    is, the clock of its file system counts.
+    """
+    signs = [beat.get("time", 0.0), modified_at(folder / "run.json")]
+    if signs[0] > now:
+        signs.append(heartbeat.written_at(folder))
+    known = [min(sign, now) for sign in signs if 0.0 < sign <= now + _STALLED_SECONDS]
+    return max(known, default=None)
 
 
 def _join_details(first: str, second: str) -> str:
@@ -139,10 +143,13 @@ def _last_line(folder: Path) -> str:
 
 
 class Monitor:
-    """Reads the runs below a folder at each call; asks the queue only every half minute."""
+    """Reads the runs at and below a folder at each call, those first that need a look; asks the queue only every half minute.
 
-    def __init__(self, top: Path) -> None:
-        self.top = top
+    A call raises UserError when there is no such folder, or no run in it.
+    """
+
+    def __init__(self, top: Path, clock: Callable[[], float] = time.time) -> None:
+        self.top, self.clock = top, clock
         self.queue = slurm_queue.Queue()
         self._asked = -_QUEUE_SECONDS
 
@@ -152,7 +159,7 @@ class Monitor:
         if jobs and time.monotonic() - self._asked >= _QUEUE_SECONDS:
             self.queue = slurm_queue.query(jobs)
             self._asked = time.monotonic()
-        return _judged(records, time.time(), self.queue if jobs else None)
+        return _judged(records, self.clock(), self.queue if jobs else None)
 
     @property
     def remark(self) -> list[str]:

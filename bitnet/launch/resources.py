@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from bitnet.common.files import Locked, hold_lock
 
 SIMULATED_GPUS = "BITNET_SIMULATED_GPUS"  # for tests of the leases on a machine without GPUs
 
@@ -43,7 +43,7 @@ def visible_gpus(count: int | None = None) -> tuple[str, ...]:
 
 
 def capacity(runs: int, device: str, jobs: int | None, jobs_per_gpu: int, count: int | None = None) -> Capacity:
-    """How many of `runs` go at once, and with what; `count` as for `gpus`.
+    """How many of `runs` go at once, and with what; `count` as for `visible_gpus`.
 
     On GPUs each run holds one, or one of `jobs_per_gpu` places on it; `cuda:0,cuda:2` as `device` says which GPUs. On the CPU
     as many run as there are cores, and the cores are divided among them.
@@ -71,22 +71,24 @@ def lease(devices: Sequence[str], slots: int, folder: Path) -> Iterator[str | No
 
     A lease is a file lock, which the system releases with the process: a crashed run's GPU is free at once, and two
     controllers on one machine share its GPUs without knowing of each other. `slots` leases fit on one device.
+
+    Raises:
+        UserError: when the file system of `folder` grants no locks.
     """
     if not devices:
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
+    places = [(device, folder / f"gpu-{device}-{slot}.lock") for slot in range(slots) for device in devices]
+    with contextlib.ExitStack() as held:
+        yield _free(places, held)
+
+
+def _free(places: Sequence[tuple[str, Path]], held: contextlib.ExitStack) -> str:
+    """The device of the first lock that is free, which `held` then holds; waits until one is."""
     while True:
-        for slot in range(slots):
-            for device in devices:
-                lock = FileLock(folder / f"gpu-{device}-{slot}.lock", timeout=0)
-                try:
-                    lock.acquire()
-                except Timeout:
-                    continue
-                try:
-                    yield device
-                finally:
-                    lock.release()
-                return
+        for device, lock in places:
+            with contextlib.suppress(Locked):
+                held.enter_context(hold_lock(lock, "set TMPDIR to a folder on this machine's own disk"))
+                return device
         time.sleep(_LEASE_SECONDS)

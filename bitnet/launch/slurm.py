@@ -19,10 +19,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
+from bitnet.common.files import hold_lock
 from bitnet.common.text import counted
 from bitnet.launch import slurm_queue
 from bitnet.launch.slurm_job import Task, python
@@ -41,26 +40,26 @@ def run_all(folders: Sequence[Path], parameters: Mapping[str, Any]) -> None:
         parameters: hydra-submitit-launcher's for SLURM, and `wait` and `max_array_size`.
     Raises:
         UserError: when the cluster refuses a job, or can't be asked.
-        KeyboardInterrupt: while waiting; the jobs go on without this process.
+        KeyboardInterrupt: while waiting; the jobs keep running without this process.
     """
     base = _submissions(parameters)
     base.mkdir(parents=True, exist_ok=True)
     finished = {f: RunRecord(f).read().get("finished") for f in folders}
-    with FileLock(base / ".lock"):  # two controllers at once would both find a run without a job
+    with hold_lock(base / ".lock", wait=True):  # two controllers at once would both find a run without a job
         missing = [f for f, known in zip(folders, _active_jobs(folders), strict=True) if known is None]
         waiting = [f for f in missing if RunRecord(f).read().get("finished") == finished[f]]  # others ended meanwhile
         if len(folders) > len(missing):
             say(f"slurm: {counted(len(folders) - len(missing), 'run')} in the queue already")
         jobs = _submit(waiting, parameters) if waiting else []
     if jobs:
-        undo = f"scancel {' '.join(jobs)} takes back what is not over"
+        undo = f"cancel what has not finished: scancel {' '.join(jobs)}"
         say(f"slurm: {counted(len(waiting), 'run')} submitted as {_listed(jobs)}; {undo}")
     if not parameters["wait"]:
         return
     try:
         _wait(folders)
     except KeyboardInterrupt:
-        say("slurm: the jobs go on without this command")
+        say("slurm: the jobs keep running without this command")
         raise
     _settle(folders)
 
@@ -254,7 +253,7 @@ def _silent(folders: Sequence[Path]) -> list[tuple[Path, str]]:
         run = RunRecord(folder).read()
         job = (run.get("slurm") or {}).get("job")
         if run.get("status") == RUNNING:
-            found.append((folder, f"its job {job} ended without a word: killed, or out of memory or time"))
+            found.append((folder, f"its job {job} ended without recording a result: killed, or out of memory or time"))
         elif run.get("status") == QUEUED and run.get("reason") is None:
             found.append((folder, f"its job {job} ended before the run began: cancelled, or see its log in .submitit"))
     return found

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitnet.common.console import guard_streams
+
 # A job's first second: a signal that comes before submitit listens would kill it, so it is held back until `Task` begins.
 _HOLD_BACK = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
@@ -33,9 +35,10 @@ class Task:
         os.dup2(log, 1)
         os.dup2(log, 2)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        guard_streams()
         from bitnet.training import execute
 
-        return execute.execute(Path(folder), threads=self.threads, wait=True)
+        return execute.execute(Path(folder), threads=self.threads, wait=True, supervised=True)
 
     def checkpoint(self, folder: str) -> Any:
         """What runs when the job was requeued: the same, since the folder holds how far the run came."""

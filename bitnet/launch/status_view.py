@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitnet.common.console import command_name
-from bitnet.common.text import counted, without_interpolation
+from bitnet.common.console import command_name, is_read, print_text
+from bitnet.common.text import counted, single_line, without_interpolation
 from bitnet.launch.monitor import Monitor, RunState
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
 
@@ -29,17 +29,22 @@ def table(found: list[RunState], top: Path, most: int) -> Table:
     drawn.add_column("step", justify="right", no_wrap=True)
     drawn.add_column("detail", overflow="fold", ratio=2)
     for s in found[:most]:
-        step = "" if s.step is None else f"{s.step}/{s.steps}"
-        name = s.folder.name if s.folder == top else str(s.folder.relative_to(top))
-        drawn.add_row(Text(name), s.status, step, Text(s.detail), style=_STYLES.get(s.status))
+        inner = s.folder != top and s.folder.is_relative_to(top)
+        name = str(s.folder.relative_to(top)) if inner else s.folder.name
+        drawn.add_row(Text(single_line(name)), s.status, _step(s), Text(single_line(s.detail)), style=_STYLES.get(s.status))
     if len(found) > most:
         drawn.add_row(f"... and {len(found) - most:,} more (--all shows them)", "", "", "")
     return drawn
 
 
+def _step(state: RunState) -> str:
+    """The step that a run is at, and how many it has."""
+    return "" if state.step is None else f"{state.step}/{'?' if state.steps is None else state.steps}"
+
+
 def plain(found: list[RunState]) -> str:
     """A line for each run, for pipes and files: status, step, folder and detail, separated by tabs."""
-    rows = ((s.status, "" if s.step is None else f"{s.step}/{s.steps}", str(s.folder), s.detail) for s in found)
+    rows = ((s.status, _step(s), str(s.folder), single_line(s.detail)) for s in found)
     return "\n".join("\t".join(row) for row in rows)
 
 
@@ -115,21 +120,22 @@ def _again(command: str) -> str:
     return shlex.join(w for w in words if not w.startswith(("overwrite=", "launcher.retry=")))
 
 
-def show(look: Monitor, console: Console, most: int) -> None:
-    found = look()
+def show(monitor: Monitor, console: Console, most: int) -> None:
+    found = monitor()
     if console.is_terminal:
-        console.print(table(found, look.top, most))
+        console.print(table(found, monitor.top, most))
     else:
-        print(plain(found))
-        print(f"{look.top}: {describe(s.status for s in found)}")
-    print("\n".join([*look.remark, *advice(found, look.top)]), flush=True)
+        print_text(f"{plain(found)}\n{monitor.top}: {describe(s.status for s in found)}")
+    print_text("\n".join([*monitor.remark, *advice(found, monitor.top)]))
 
 
-def watch(look: Monitor, console: Console, most: int) -> None:
+def watch(monitor: Monitor, console: Console, most: int) -> None:
+    """Redraw every two seconds, as long as someone may see it."""
+
     def drawn() -> Group:
-        return Group(table(look(), look.top, most), *map(Text, look.remark))
+        return Group(table(monitor(), monitor.top, most), *map(Text, monitor.remark))
 
     with Live(drawn(), console=console, auto_refresh=False) as live:
-        while True:
+        while is_read():
             time.sleep(2)
             live.update(drawn(), refresh=True)

@@ -1,1 +1,1 @@
-"""The transformer of BitLinear layers and its quantisers. Imports common and config; computes with torch."""
+"""The transformer of BitLinear layers and its quantisers, computed with torch. Imports common, runs.columns and config."""

@@ -96,13 +96,13 @@ def footprint(config: RunConfig, vocab_size: int) -> Footprint:
     sequence = config.seq_len * vocab_size  # logits
     chunk = min(max(config.probe.heldout_sequences, config.batch_size), max(1, CHUNK_LOGITS // sequence)) * sequence
     # gradients are dropped before an evaluation, and made anew in the next step
-    busiest = max(_peak_of_a_step(model, config, vocab_size, state), weights + _EVALUATION_BYTES * chunk)
+    busiest = max(peak_of_a_step(model, config, vocab_size, state), weights + _EVALUATION_BYTES * chunk)
     kept = _STATES * weights + codes + sum(t.nbytes for t in state.values())
     small = torch.get_rng_state().nbytes + 4 * len(list(model.parameters()))
     return Footprint(parameter_counts(model)["total"], busiest + kept, weights + kept + small)
 
 
-def _peak_of_a_step(model: BitNet, config: RunConfig, vocab_size: int, state: losses.State) -> int:
+def peak_of_a_step(model: BitNet, config: RunConfig, vocab_size: int, state: losses.State) -> int:
     """Bytes alive at the worst moment of a forward and backward pass: weights, gradients, what autograd keeps, logits."""
     state = {name: t.to("meta") for name, t in state.items()}
     penalty = losses.REGULARIZERS[config.regularizer.kind]

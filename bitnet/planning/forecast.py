@@ -5,6 +5,7 @@ Starts nothing and writes nothing: data that is not prepared stays so, and what 
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 from bitnet.cli.overrides import key_of, readable_overrides
 from bitnet.common.console import command_name
 from bitnet.common.errors import UserError
+from bitnet.common.stopping import interruptible
 from bitnet.config.base import boundary_step, value_at
 from bitnet.config.data import BPETokenizer, GPT2Tokenizer, HubData, SyntheticData
 from bitnet.config.identity import digest, identity, source_key
@@ -110,12 +112,12 @@ def _unprepared(config: RunConfig, tokens: Tokens) -> str:
     return f"data={config.data.source} is not prepared: {unknown} are unknown{guessed}. {make}"
 
 
-def _last_step(config: RunConfig, prepared: Prepared, flags: list[Notice], number: int) -> int | None:
+def _last_step(config: RunConfig, prepared: Prepared, notices: list[Notice], number: int) -> int | None:
     """The last step that the data allows; None when it can't be carried out at all."""
     try:
         batches, _ = batches_and_heldout(config, prepared)
     except UserError as error:
-        flags.append(Notice("error", str(error), (number,)))
+        notices.append(Notice("error", str(error), (number,)))
         return None
     last = batches.last_step
     if last is None or last >= config.steps:
@@ -125,7 +127,7 @@ def _last_step(config: RunConfig, prepared: Prepared, flags: list[Notice], numbe
     never = f", before stage 2 begins at step {missed[0]:,}" if missed else ""
     remedy = f"steps={last} fits the schedules to the data, stream=shuffled repeats the data"
     text = f"a single pass over the data ends at step {last:,} of {config.steps:,}{never}; {remedy}"
-    flags.append(Notice("note", text, (number,)))
+    notices.append(Notice("note", text, (number,)))
     return last
 
 
@@ -165,19 +167,19 @@ def _one(
     asked: RunRequest, shown: dict[str, str], tokens: Tokens, size: cost.Footprint, number: int
 ) -> tuple[Forecast, list[Notice]]:
     """The forecast of a run, without its time, and what is to be said of its data."""
-    config, flags = asked.config, []
+    config, notices = asked.config, []
     if not tokens.prepared:
-        flags.append(Notice("note", _unprepared(config, tokens), (number,)))
+        notices.append(Notice("note", _unprepared(config, tokens), (number,)))
     steps = config.steps if config.data.at_end == "repeat" else None
     if tokens.counted:
-        steps = _last_step(config, tokens.data, flags, number)
+        steps = _last_step(config, tokens.data, notices, number)
     run_id = digest(_identity(config, tokens)) if tokens.prepared else None
     folder = asked.folder
     if folder is None and run_id is not None:
         folder = folder_of(config, readable_overrides(asked.overrides, seed=True), run_id)
     state, finished, done = ("unknown", False, 0) if folder is None else _stored_status(config, folder)
     if config.overwrite and folder is not None and RunRecord(folder).read().get("status") in FINAL:
-        flags.append(Notice("note", "overwrite=true: existing results will be discarded", (number,)))
+        notices.append(Notice("note", "overwrite=true: existing results will be discarded", (number,)))
     ends = config.steps if steps is None else steps
     forecast = Forecast(
         run_id=run_id,
@@ -196,7 +198,7 @@ def _one(
         checkpoint=size.checkpoint,
         folder=folder,
     )
-    return forecast, flags
+    return forecast, notices
 
 
 def _identity(config: RunConfig, tokens: Tokens) -> dict[str, Any]:
@@ -222,14 +224,14 @@ def forecast_all(
     drawn = [_one(a, shown, t, sizes[shape], n) for n, (a, shown, t, shape) in enumerate(each, 1)]
     runs = _branched(asked, tokens, [run for run, _ in drawn], place)
     identities = [_identity(a.config, t) for a, t in zip(asked, tokens, strict=True)]
-    flags = [flag for _, of_run in drawn for flag in of_run]
-    flags += [*same_runs(identities), *few_seeds(asked[0].config, identities), *check_folders(asked[0].config, runs, place)]
+    notices = [notice for _, of_run in drawn for notice in of_run]
+    notices += [*same_runs(identities), *few_seeds(asked[0].config, identities), *check_folders(asked[0].config, runs, place)]
     machine = check_machine(runs, place)
     if measuring and not any(f.kind == "error" for f in machine):
-        flags += machine_busy(place)
+        notices += machine_busy(place)
         seconds = _seconds(asked, runs, shapes, place, say)
         runs = [replace(r, seconds=s) for r, s in zip(runs, seconds, strict=True)]
-    return runs, merge_notices(flags + machine, len(asked))
+    return runs, merge_notices(notices + machine, len(asked))
 
 
 def _branched(
@@ -260,8 +262,6 @@ def _candidate(asked: RunRequest, tokens: Tokens, run: Forecast) -> Candidate:
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
-
-
 def _seconds(
     asked: Sequence[RunRequest], runs: Sequence[Forecast], shapes: Sequence[Shape], place: Placement, say: Callable[[str], None]
 ) -> list[float]:
@@ -271,7 +271,8 @@ def _seconds(
     speeds = {}
     for n, (shape, config) in enumerate(todo.items(), 1):
         say(f"measuring {n} of {len(todo)}: a few steps and an evaluation")
-        speeds[shape] = cost.measure(config, shape[1], device, config.threads or place.threads)
+        measure = functools.partial(cost.measure, config, shape[1], device, config.threads or place.threads)
+        speeds[shape] = interruptible(measure)  # a step of a large model is one call of torch's
     return [
         0.0 if run.finished else speeds[shape].seconds(run.done, run.steps or a.config.steps, a.config.eval_every)
         for shape, run, a in zip(shapes, runs, asked, strict=True)

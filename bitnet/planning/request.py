@@ -7,37 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra import initialize_config_dir
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bitnet.cli.compose import Options, group_choices, refuse_folders_of_hydra, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
-from bitnet.cli.hydra_internals import Hydra, initialized
+from bitnet.cli.hydra_internals import compose_command
 from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_current_names, with_multirun
 from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
 from bitnet.sweep.check_claims import check_claims
-from bitnet.sweep.expand import expand
-from bitnet.sweep.sequence import sweeps_in_turn, with_sweep
+from bitnet.sweep.expand import ComposedArm, expand
+from bitnet.sweep.sequence import expand_each, sweeps_in_turn
 
 
-# ----------------------------------------------------------------------------------------------------------- composing
 def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None) -> tuple[list[RunRequest], bool]:
     """The runs that a command line asks for, and whether they are a sweep.
 
     Raises:
         UserError: when one can't be composed or is invalid, whatever raised it.
     """
-    overrides = with_current_names(overrides)
+    overrides = with_current_names(overrides, config_dir)
     check_sweep(overrides, multirun)
     note_repeated_keys(overrides)
     written = search_path([normalise(o) for o in with_multirun(overrides)], config_dir)
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
-        hydra = initialized()
         try:
-            return _expanded(hydra, written, multirun)
+            return _expanded(written, multirun)
         except UserError:
             raise
         except Exception as error:
@@ -46,10 +43,8 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
             raise explain(error) from error
 
 
-def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[RunRequest], bool]:
-    sweeping = multirun or hydra.get_mode("config", written) == RunMode.MULTIRUN
-    mode = RunMode.MULTIRUN if sweeping else RunMode.RUN
-    master = hydra.compose_config("config", written, run_mode=mode)
+def _expanded(written: list[str], multirun: bool) -> tuple[list[RunRequest], bool]:
+    loader, master, sweeping = compose_command(written, multirun)
     refuse_folders_of_hydra(master.hydra)
     typed = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     if not sweeping:
@@ -57,11 +52,17 @@ def _expanded(hydra: Hydra, written: list[str], multirun: bool) -> tuple[list[Ru
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
-    if several := sweeps_in_turn(master, typed)[0]:
-        return _of_all([_expanded(hydra, with_sweep(written, name), multirun)[0] for name in several]), True
-    config, arms = expand(hydra.config_loader, master, typed)
-    check_claims(config.sweep, arms, Options(master.hydra))
-    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms], True
+    options, (several, owner) = Options(master.hydra), sweeps_in_turn(master, typed)
+    if several:
+        each = expand_each(loader, master, several, owner)
+        return _of_all([_requests(config, arms, options) for config, arms in each]), True
+    return _requests(*expand(loader, master, typed), options), True
+
+
+def _requests(config: RunConfig, arms: Sequence[ComposedArm], options: Options) -> list[RunRequest]:
+    """The runs of one sweep, or of a grid, after a look at what its claims need."""
+    check_claims(config.sweep, arms, options)
+    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms]
 
 
 def _of_all(sweeps: list[list[RunRequest]]) -> list[RunRequest]:
@@ -86,7 +87,8 @@ def _resumed(master: DictConfig, typed: list[str]) -> RunRequest | None:
     folder = Path(master.resume).expanduser().resolve()
     record = RunRecord(folder)
     own = tuple(o for o in typed if key_of(o) != "resume")
-    return RunRequest(load_config(record.config()), own, record.read().get("choices", {}), record.read().get("arm"), folder)
+    config, known = load_config(record.config()), record.frozen()
+    return RunRequest(config, own, known.get("choices", {}), known.get("arm"), folder)
 
 
 def placement(runs: Sequence[RunRequest], sweeping: bool) -> Placement:

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from tabulate import tabulate
 
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, print_text
 from bitnet.common.errors import UserError
-from bitnet.common.text import MISSING, counted, format_bytes, format_duration
+from bitnet.common.text import DASH, counted, format_bytes, format_duration
 from bitnet.config.run import RunConfig
 from bitnet.planning.totals import totals
 from bitnet.runs.statuses import FAILED
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 _WIDTH = 118
 
 
-# ------------------------------------------------------------------------------------------------------------ printing
 def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:,.0f}"
+    return DASH if value is None else f"{value:,.0f}"
 
 
 def _clock(seconds: float | None) -> str:
-    return MISSING if seconds is None else format_duration(seconds)
+    return DASH if seconds is None else format_duration(seconds)
 
 
 def _steps(run: Forecast) -> str:
@@ -49,7 +48,7 @@ def rows(runs: Sequence[Forecast], differing: Sequence[str]) -> tuple[list[str],
     heads += ["parameters", "memory", "steps", "tokens", "time", "disk", "state"]
     table = []
     for n, r in enumerate(runs, 1):
-        who = [str(n), r.run_id or MISSING, *([r.arm or ""] if named else []), *(r.settings.get(k, "") for k in differing)]
+        who = [str(n), r.run_id or DASH, *([r.arm or ""] if named else []), *(r.settings.get(k, "") for k in differing)]
         costs = [
             _number(r.parameters),
             format_bytes(r.memory),
@@ -98,9 +97,9 @@ def _where(place: Placement, out: str) -> str:
     return f"{device}, {place.at_once} at once{threads}, output in {out}"
 
 
-def _flag_line(flag: Notice) -> str:
-    arms = f"{'arms' if len(flag.arms) > 1 else 'arm'} {_ranges(flag.arms)}: " if flag.arms else ""
-    return f"{flag.kind}: {arms}{flag.text}"
+def _notice_line(notice: Notice) -> str:
+    arms = f"{'arms' if len(notice.arms) > 1 else 'arm'} {_ranges(notice.arms)}: " if notice.arms else ""
+    return f"{notice.kind}: {arms}{notice.text}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -114,16 +113,16 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
-def show(runs: Sequence[Forecast], flags: Sequence[Notice], place: Placement, config: RunConfig, command: list[str]) -> None:
+def show(runs: Sequence[Forecast], notices: Sequence[Notice], place: Placement, config: RunConfig, command: list[str]) -> None:
     """The whole plan on stdout: a drawn table on a terminal, plain text elsewhere."""
     keys = dict.fromkeys(k for r in runs for k in r.settings)
     differing = [k for k in keys if len({r.settings.get(k, "") for r in runs}) > 1]
     common = " ".join(f"{k}={runs[0].settings[k]}" for k in keys if k not in differing and runs[0].settings.get(k))
     if config.sweep is not None:
-        print(textwrap.fill(f"{config.sweep.name}: {config.sweep.question}", _WIDTH))
+        print_text(textwrap.fill(f"{config.sweep.name}: {config.sweep.question}", _WIDTH))
     label = "every run" if len(runs) > 1 else "the run"
-    print(textwrap.fill(f"{label}: {common}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
-    print(f"{_where(place, config.out)}\n")
+    print_text(textwrap.fill(f"{label}: {common}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    print_text(f"{_where(place, config.out)}\n")
     heads, table = rows(runs, differing)
     console = Console(markup=False, emoji=False, highlight=False)
     if console.is_terminal:
@@ -135,14 +134,14 @@ def show(runs: Sequence[Forecast], flags: Sequence[Notice], place: Placement, co
         console.print(drawn)
     else:
         align = ["left" if head in {"id", "arm", "state", *differing} else "right" for head in heads]
-        print(tabulate(table, heads, tablefmt="simple", disable_numparse=True, colalign=align))
-    print(f"\n{_summary(runs, totals(runs, place), place)}")
-    for flag in flags:
-        print(_flag_line(flag))
-    if not any(f.kind == "error" for f in flags):
-        print(f"to start: {command_name('train')} {shlex.join(command)}")
+        print_text(tabulate(table, heads, tablefmt="simple", disable_numparse=True, colalign=align))
+    print_text(f"\n{_summary(runs, totals(runs, place), place)}")
+    for notice in notices:
+        print_text(_notice_line(notice))
+    if not any(f.kind == "error" for f in notices):
+        print_text(f"to start: {command_name('train')} {shlex.join(command)}")
 
 
-def as_json(runs: Sequence[Forecast], flags: Sequence[Notice], place: Placement) -> str:
-    whole = {"place": place, "totals": totals(runs, place), "runs": list(runs), "flags": list(flags)}
+def as_json(runs: Sequence[Forecast], notices: Sequence[Notice], place: Placement) -> str:
+    whole = {"place": place, "totals": totals(runs, place), "runs": list(runs), "flags": list(notices)}
     return json.dumps(whole, indent=2, default=lambda o: str(o) if isinstance(o, Path) else dataclasses.asdict(o))

@@ -37,11 +37,11 @@ class Notice:
     arms: tuple[int, ...] = ()
 
 
-def merge_notices(flags: Iterable[Notice], count: int) -> list[Notice]:
+def merge_notices(notices: Iterable[Notice], count: int) -> list[Notice]:
     """Each text once, with the arms that it holds for, of `count`; errors first. A note on all of them names none."""
     arms: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for flag in flags:
-        arms[flag.kind, flag.text].extend(flag.arms)
+    for notice in notices:
+        arms[notice.kind, notice.text].extend(notice.arms)
     merged = []
     for (kind, text), numbers in arms.items():
         those = tuple(sorted(set(numbers)))
@@ -72,16 +72,16 @@ def few_seeds(config: RunConfig, identities: Sequence[dict[str, Any]]) -> list[N
 
 def check_folders(config: RunConfig, runs: Sequence[Forecast], place: Placement) -> list[Notice]:
     """Whether the folders can be written, and hold what the runs leave."""
-    flags, out, cache = [], Path(config.out), Path(config.data.cache)
+    notices, out, cache = [], Path(config.out), Path(config.data.cache)
     if any(r.run_id is None for r in runs) and (why := why_unwritable(cache)) is not None:
-        flags.append(Notice("error", f"data.cache={cache}: can't be written ({why}); name another folder"))
+        notices.append(Notice("error", f"data.cache={cache}: can't be written ({why}); name another folder"))
     if (why := why_unwritable(out)) is not None:
-        return [*flags, Notice("error", f"out={out}: can't be written ({why}); name another folder with out=FOLDER")]
+        return [*notices, Notice("error", f"out={out}: can't be written ({why}); name another folder with out=FOLDER")]
     needed, free = disk_needed(runs, place), shutil.disk_usage(existing_parent(out)).free
     if needed > free:
         least = "checkpoint.keep=1 needs less, out=FOLDER writes elsewhere"
-        flags.append(Notice("error", f"out={out}: {format_bytes(needed)} needed, {format_bytes(free)} free; {least}"))
-    return flags
+        notices.append(Notice("error", f"out={out}: {format_bytes(needed)} needed, {format_bytes(free)} free; {least}"))
+    return notices
 
 
 def disk_needed(runs: Iterable[Forecast], place: Placement) -> int:

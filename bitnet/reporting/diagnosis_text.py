@@ -9,7 +9,7 @@ from tabulate import tabulate
 from bitnet.analysis.advice import Hint
 from bitnet.analysis.collapse import FLAT, FREQUENCY
 from bitnet.analysis.diagnosis import Diagnosis, numbers, tests
-from bitnet.common.text import MISSING
+from bitnet.common.text import DASH
 
 _WIDTH = 110
 
@@ -19,7 +19,6 @@ _MEANS = {
 }
 
 
-# ----------------------------------------------------------------------------------------------------------------- text
 def diagnosis_text(d: Diagnosis) -> str:
     """The whole diagnosis for a person."""
     case, run = d.case, d.case.run
@@ -61,7 +60,7 @@ def _numbers_table(d: Diagnosis) -> str:
 
 def _shown(value: float | None) -> str:
     if value is None:
-        return MISSING
+        return DASH
     if value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"

@@ -22,17 +22,19 @@ import pandas as pd
 
 from bitnet.analysis import collapse, grouping, tables
 from bitnet.common.console import command_name
-from bitnet.common.text import MISSING
+from bitnet.common.text import DASH
 from bitnet.reporting import curves, text_tables, wording
 from bitnet.reporting.svg import DotRow, draw_dots, draw_shares, draw_strip, framed_figure
 from bitnet.reporting.text_layout import Section
 from bitnet.reporting.text_tables import number
 from bitnet.runs.columns import HOW, TEXT_NUMBERS
-from bitnet.runs.reading import read_json_or_empty
+from bitnet.runs.facts import Samples
+from bitnet.runs.reading import Unreadable, read_json_mapping
+from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import DONE, UNFINISHED
 from bitnet.verdicts.crossing import MOMENTS, Effects
 from bitnet.verdicts.evidence import offset_of
-from bitnet.verdicts.experiment import Experiment, arm_names
+from bitnet.verdicts.experiment import TEXT_COLUMNS, Experiment, arm_names
 from bitnet.verdicts.verdict import Verdict
 
 _LONGEST_NAME = 60  # of an experiment in a file's name
@@ -61,7 +63,7 @@ def render_page(found: Sequence[Experiment], chapters: Chapters, commands: Seque
     """The page of these experiments.
 
     Args:
-        chapters: of `chapters_of`.
+        chapters: of `page_chapters`.
         commands: what to type for this report. tables_at: where its tables lie as files.
     """
     source = resources.files("bitnet.reporting").joinpath("html_page.html.j2").read_text(encoding="utf-8")
@@ -73,6 +75,7 @@ def render_page(found: Sequence[Experiment], chapters: Chapters, commands: Seque
         "chapters": chapters,
         "classes": [*_CLASSES.items(), ("not known", _UNKNOWN)],
         "commands": list(commands),
+        "diagnose": command_name("diagnose"),
         "tables_at": str(tables_at),
         "most_arms": MOST_ARMS,
     }
@@ -110,6 +113,7 @@ def _chapter(key: str, experiment: Experiment) -> dict[str, Any]:
     few = len(names) <= MOST_ARMS
     records, environments = _records(runs, names)
     shared = tables.shared_overrides(runs)
+    samples, unread = _samples(runs, names) if few else ([], [])
     return {
         "key": key,
         "name": experiment.name,
@@ -119,7 +123,7 @@ def _chapter(key: str, experiment: Experiment) -> dict[str, Any]:
         "source": declaration.sweep.get("source"),
         "scale": declaration.scale,
         "declared_at": declaration.at,
-        "notes": [*declaration.notes, *([experiment.problem] if experiment.problem else [])],
+        "notes": [*declaration.notes, *([experiment.problem] if experiment.problem else []), *unread],
         "shared": " ".join(shared),
         "statuses": ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items()),
         "words": wording.count_verdicts(experiment.verdicts) if experiment.verdicts else "no claims",
@@ -130,7 +134,7 @@ def _chapter(key: str, experiment: Experiment) -> dict[str, Any]:
         "strips": [(arm, list(rows)) for arm, rows in groupby(_strips(experiment, names), itemgetter("arm"))] if few else [],
         "tables": [_table(text_tables.parameters(tables.parameters(runs))), _table(_learned(experiment, names))],
         "texts": _texts(experiment, names),
-        "samples": _samples(runs, names) if few else [],
+        "samples": samples,
         "records": records,
         "environments": environments,
         "commands": list(dict.fromkeys(c for c in map(_typed, runs["command"]) if c)),
@@ -192,9 +196,9 @@ def _effects(key: str, found: Effects) -> dict[str, Any]:
     rows = [
         {
             "effect": effect,
-            "share": MISSING if pd.isna(share) else f"{share:.1%}",
+            "share": DASH if pd.isna(share) else f"{share:.1%}",
             "df": f"{df:.0f}",
-            "F": wording.short_number(F) if found.seeds > 1 else MISSING,
+            "F": wording.short_number(F) if found.seeds > 1 else DASH,
             "p": wording.short_number(p),
         }
         for effect, share, df, F, p in tests[["share", "df", "F", "p_holm"]].itertuples(name=None)
@@ -282,18 +286,18 @@ def _texts(experiment: Experiment, names: pd.Series) -> dict[str, Any]:
     """The numbers of continuations at the end of finished runs, mean over an arm's seeds with their n, beside the text's own."""
     runs, metrics = experiment.records.runs, experiment.records.metrics
     done = runs[runs["status"] == DONE]
-    columns = [f"{how}_{name}" for how in HOW for name in TEXT_NUMBERS]
-    last = metrics[metrics["run"].isin(done.index)].dropna(subset=columns, how="all").groupby("run")[columns].last()
+    columns = list(TEXT_COLUMNS)
+    last = metrics[metrics["run"].isin(done.index)].groupby("run").tail(1).set_index("run")[columns].dropna(how="all")
     arms = last.groupby(runs["arm_id"].reindex(last.index))
     by_arm, n = arms.mean(), arms.size()
     named = {arm: f"{names[arm]} (n={n[arm]})" for arm in names.index if arm in by_arm.index}
     rows = [[name, *(wording.short_number(v) for v in by_arm.loc[arm])] for arm, name in named.items()]
     own: dict[str, Any] = {}
     for folder in runs["folder"]:
-        if own := read_json_or_empty(Path(folder) / "run.json").get("heldout_text") or {}:
+        if own := RunRecord(Path(folder)).read().get("heldout_text") or {}:
             break
     real = [wording.short_number(own.get(name)) for name in TEXT_NUMBERS]
-    return {"rows": rows, "names": TEXT_NUMBERS, "how": HOW, "own": real if own else []}
+    return {"rows": rows, "names": TEXT_NUMBERS, "how": HOW, "own": real}
 
 
 @dataclass(frozen=True)
@@ -305,24 +309,25 @@ class _Sample:
     texts: list[Mapping[str, str]]
 
 
-def _samples(runs: pd.DataFrame, names: pd.Series) -> list[_Sample]:
-    found = []
+def _samples(runs: pd.DataFrame, names: pd.Series) -> tuple[list[_Sample], list[str]]:
+    """The continuations of each run that has some, and what is wrong with those that can't be read."""
+    found, problems = [], []
     for _, run in _in_order(runs, names).iterrows():
-        held = read_json_or_empty(Path(run["folder"]) / "samples.json")
-        texts = [{k: _shown(t.get(k, MISSING)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in _dicts(held)]
+        place, name = Path(run["folder"]) / "samples.json", f"{run['name']}, seed {run['seed']:.0f}"
+        try:
+            held = read_json_mapping(place, Samples) if place.exists() else {}
+        except Unreadable as error:
+            problems.append(f"{name}: its samples are not shown: {error}")
+            continue
+        texts = [{k: _shown(t.get(k)) for k in ("prompt", "greedy", "sampled", "heldout")} for t in held.get("samples", [])]
         if texts:
-            found.append(_Sample(f"{run['name']}, seed {run['seed']:.0f}", str(held.get("step", MISSING)), texts))
-    return found
+            found.append(_Sample(name, str(held.get("step", DASH)), texts))
+    return found, problems
 
 
-def _shown(text: Any) -> str:
+def _shown(text: str | None) -> str:
     """A text in one paragraph: a collapsed model may write line breaks only, which would be empty paper."""
-    return str(text).replace("\n", "\u21b5 ")
-
-
-def _dicts(held: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    samples = held.get("samples")
-    return [s for s in samples if isinstance(s, dict)] if isinstance(samples, list) else []
+    return DASH if text is None else text.replace("\n", "\u21b5 ")
 
 
 # -------------------------------------------------------------------------------------------------------------- records
@@ -331,7 +336,7 @@ def _records(runs: pd.DataFrame, names: pd.Series) -> tuple[list[list[str]], lis
     environments: dict[str, int] = {}
     rows = []
     for _, run in _in_order(runs, names).iterrows():
-        record = read_json_or_empty(Path(run["folder"]) / "run.json")
+        record = RunRecord(Path(run["folder"])).read()
         rows.append(
             [
                 run["id"],
@@ -339,11 +344,11 @@ def _records(runs: pd.DataFrame, names: pd.Series) -> tuple[list[list[str]], lis
                 f"{run['seed']:.0f}",
                 run["status"] + (f": {run['reason']}" if run["reason"] else ""),
                 f"{number(run['step'], 0)}/{number(run['steps'], 0)}{_beginning(record)}",
-                str(run["device"] or MISSING),
+                str(run["device"] or DASH),
                 number(run["train_seconds"] + run["eval_seconds"], 0),
                 number(run["tokens_per_second"], 0),
-                str(run["started"] or MISSING),
-                str(run["finished"] or MISSING),
+                str(run["started"] or DASH),
+                str(run["finished"] or DASH),
                 str(environments.setdefault(_environment(record), len(environments) + 1)),
                 str(run["folder"]),
             ]

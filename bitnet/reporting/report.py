@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,6 +19,8 @@ from bitnet.common.errors import UserError
 from bitnet.reporting import text_layout, text_tables, wording
 from bitnet.verdicts import verdict
 from bitnet.verdicts.experiment import READ, Experiment, experiments_by_table, experiments_in, records_of
+
+_FORMULA = re.compile(r"(?![-+][\d.]+(?:e[-+]?\d+)?\Z)[=+\-@\t\r\n]", re.IGNORECASE)  # of a cell: how a formula begins
 
 _NARROWEST, _USUAL = 80, 120  # columns of a terminal
 
@@ -59,9 +63,8 @@ def report(
     page_file = _write_page(found, dirs, folder, html, figures)
     width = max(_NARROWEST, shutil.get_terminal_size((_USUAL, 24)).columns)
     texts = [text_layout.render(section, style, width) for section in sections]
-    comment = "% " * (style == "latex")
-    texts.append(f"{comment}{len(frames)} tables as CSV and Parquet in {folder}")
-    return "\n".join([*texts, *([f"{comment}page: {page_file}"] if page_file is not None else [])])
+    places = [f"{len(frames)} tables as CSV and Parquet in {folder}", *([] if page_file is None else [f"page: {page_file}"])]
+    return "\n".join([*texts, *(text_layout.remark(place, style) for place in places)])
 
 
 def _write_page(
@@ -162,8 +165,24 @@ def _over_all(records: Records, theirs: pd.DataFrame | None) -> tuple[dict[str, 
     return frames, sections
 
 
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose texts a spreadsheet shows and does not carry out: an apostrophe before what begins like a formula.
+
+    Numbers stay numbers, negative ones too, and so do texts that are one. A carriage return, at which some begin a new cell,
+    becomes a line break, which stands in quotes.
+    """
+    texts = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
+    return frame.assign(**{column: frame[column].map(_harmless) for column in texts})
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if _FORMULA.match(cell) else "") + cell.replace("\r", "\n")
+
+
 def write_tables(frames: dict[str, pd.DataFrame], folder: Path) -> None:
-    """Each frame as NAME.csv and NAME.parquet in `folder`.
+    """Each frame as NAME.csv (as `as_text` has it) and NAME.parquet in `folder`.
 
     Raises:
         UserError: when that can't be written.
@@ -171,7 +190,7 @@ def write_tables(frames: dict[str, pd.DataFrame], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, frame in frames.items():
-            frame.to_csv(folder / f"{name}.csv", index=False)
+            as_text(frame).to_csv(folder / f"{name}.csv", index=False)
             frame.to_parquet(folder / f"{name}.parquet", index=False)
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror}); name another folder with --tables") from None

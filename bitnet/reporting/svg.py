@@ -81,7 +81,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class DotRow:
-    """A line of `rows_of_dots`: a number a seed, their mean, and its interval where it has one."""
+    """A line of `draw_dots`: a number a seed, their mean, and its interval where it has one."""
 
     label: str
     values: Sequence[float]

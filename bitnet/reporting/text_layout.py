@@ -55,9 +55,23 @@ def render(section: Section, style: str, width: int | None) -> str:
     return "\n".join(parts)
 
 
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]#|~$^]")  # what makes something else of a text than itself
+
+
 def _literal(text: str, style: str) -> str:
-    """Text that may hold anything a configuration does, so that Markdown shows it and makes neither HTML nor cells of it."""
-    return text if style not in {"md", "markdown"} else html.escape(str(text), quote=False).replace("|", "\\|")
+    """Text that may hold anything a configuration does, so that Markdown shows it and makes neither HTML nor cells of it.
+
+    What LaTeX makes something of, tabulate escapes; here it only loses the empty lines that no cell can hold.
+    """
+    if style == "plain":
+        return text
+    line = " ".join(str(text).split())
+    return line if style == "latex" else _MARKDOWN.sub(r"\\\g<0>", html.escape(line, quote=False))
+
+
+def remark(text: str, style: str) -> str:
+    """A line beside the sections: of LaTeX a comment."""
+    return f"% {_literal(text, style)}" if style == "latex" else _literal(text, style)
 
 
 def _title(section: Section, style: str, width: int | None) -> str:
@@ -73,7 +87,7 @@ def _title(section: Section, style: str, width: int | None) -> str:
 def _caption(caption: str, style: str, width: int | None) -> str:
     if style == "latex":
         return "\n".join(f"% {line}" for line in caption.splitlines())
-    lines = _literal(caption, style).splitlines()
+    lines = [_literal(line, style) for line in caption.splitlines()]
     return "\n".join(lines if width is None else (textwrap.fill(line, width) for line in lines)) + "\n"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bitnet.analysis import verification as plan
 from bitnet.analysis.published import DATA, PRINTED_PARAMETERS, VOCAB_SIZE, formula_parameters, same_data
-from bitnet.common.text import MISSING, counted
+from bitnet.common.text import DASH, counted
 from bitnet.reporting.text_layout import Section
 from bitnet.runs.columns import PARTS
 from bitnet.runs.statuses import DONE
@@ -27,7 +27,7 @@ _COUNTS = "n: runs behind the mean; +d: diverged runs of the arm; +u: unfinished
 # --------------------------------------------------------------------------------------------------------------- cells
 def number(value: float | None, digits: int) -> str:
     """A value with `digits` decimals; the dash for what is missing."""
-    return MISSING if value is None or pd.isna(value) else f"{value:,.{digits}f}"
+    return DASH if value is None or pd.isna(value) else f"{value:,.{digits}f}"
 
 
 def spread(mean: float, sd: float, digits: int) -> str:
@@ -107,7 +107,7 @@ def _arm_column(table: pd.DataFrame, arm: pd.Series, steps: list[float]) -> tupl
     cells = [_n_text(most, int(arm["diverged"]), max(0, int(arm["runs"] - arm["diverged"] - most)))]
     for step in steps:
         row = table.loc[step] if step in table.index else None
-        text = MISSING if row is None else _tokens(row)
+        text = DASH if row is None else _tokens(row)
         if row is not None and 0 < row["n"] + row["n_diverged"] < most + arm["diverged"]:
             text += f" n={_n_text(int(row['n']), int(row['n_diverged']), 0)}"
         cells.append(f"{text} ({number(None if row is None else row['published'], 0)})" if compared else text)
@@ -141,7 +141,7 @@ def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
     common = {"n": _counts(table), "steps": _arrows(table[["step_before", "step_after"]])}
     their_loss = zip(table["published_loss_before"], table["published_loss_after"], strict=True)
     theirs = [
-        MISSING if pd.isna(before - after) else f"{before:.2f}→{after:.2f} ({100 * (1 - after / before):.1f} %)"
+        DASH if pd.isna(before - after) else f"{before:.2f}→{after:.2f} ({100 * (1 - after / before):.1f} %)"
         for before, after in their_loss
     ]
     loss = common | {
@@ -170,7 +170,7 @@ def boundary(table: pd.DataFrame, runs: pd.DataFrame) -> Section:
 def _arrows(table: pd.DataFrame) -> list[str]:
     """`5,000→6,000` of each row, the dash for a row without any value."""
     rows = table.to_numpy().tolist()
-    return ["→".join(number(v, 0) for v in row) if pd.notna(row).any() else MISSING for row in rows]
+    return ["→".join(number(v, 0) for v in row) if pd.notna(row).any() else DASH for row in rows]
 
 
 def _spreads(table: pd.DataFrame, measure: str, digits: int) -> list[str]:
@@ -187,7 +187,7 @@ def parameters(table: pd.DataFrame) -> Section:
     numbers = ["vocab_size", "total", *PARTS, "formula", "difference"]
     heads = {"vocab_size": "V", "difference": "off by"}
     columns = {heads.get(c, c): [number(v, 0) for v in table[c]] for c in numbers}
-    columns["published"] = [MISSING if pd.isna(v) else f"{v / 1e6:.0f}M" for v in table["published"]]
+    columns["published"] = [DASH if pd.isna(v) else f"{v / 1e6:.0f}M" for v in table["published"]]
     caption = "Counted in the models. formula: 40 h^2 + 2 V h + 29 h, for the study's layout only; off by: total - "
     caption += f"formula.\nThe study (V = {VOCAB_SIZE:,}) printed 28M scaled by h^2, which the embedding does not "
     caption += "follow: its own formula gives "
@@ -238,7 +238,7 @@ def learning(table: pd.DataFrame) -> Section:
         "unigram entropy": [number(v, 2) for v in table["unigram_entropy"]],
         "ln V": [number(v, 2) for v in table["ln_vocab"]],
         "uniq": _spreads(table, "heldout_uniq", 1),
-        "targets/ positions": [f"{number(t, 0)}/{number(p, 0)}" if t == t else MISSING for t, p in beside],
+        "targets/ positions": [f"{number(t, 0)}/{number(p, 0)}" if t == t else DASH for t, p in beside],
         "entropy mean": [number(v, 2) for v in table["entropy_mean"]],
         "entropy argmax": [number(v, 2) for v in table["entropy_argmax"]],
         "logit sd": _spreads(table, "logit_std", 3),
@@ -256,7 +256,7 @@ def verification(table: pd.DataFrame) -> Section:
     columns = {}
     for _, run in table.iterrows():
         cells = [number(run["hidden_size"], 0), number(run["steps"], 0), number(run["seed"], 0), run["status"]]
-        cells += [run["device"] or MISSING, number(run["seconds"], 0)]
+        cells += [run["device"] or DASH, number(run["seconds"], 0)]
         cells += [f"{number(run[f'step_{s}'], 0)} ({number(run[f'published_{s}'], 0)})" for s in plan.STEPS]
         cells += [number(run["ceiling"], 0), *(run[f"success {c.name}"] for c in plan.SUCCESS)]
         cells += [*(run[f"failure {c.name}"] for c in plan.FAILURE), run["failure volatile"], run["verdict"]]
@@ -280,12 +280,12 @@ def not_done(table: pd.DataFrame, counts: dict[str, int], again: int) -> Section
         caption = f"All {runs} runs finished." if runs > 1 else "The one run finished."
     if again:
         caption += f" {counted(again, 'folder')} with a run that another folder has too; each run counts once."
-    who = [MISSING if pd.isna(seed) else f"{arm}, seed {seed:.0f}" for arm, seed in zip(table["arm"], table["seed"], strict=True)]
+    who = [DASH if pd.isna(seed) else f"{arm}, seed {seed:.0f}" for arm, seed in zip(table["arm"], table["seed"], strict=True)]
     steps = zip(table["step"], table["steps"], strict=True)
     columns = {
         "status": table["status"].tolist(),
-        "step": [MISSING if pd.isna(t) else f"{number(s, 0)}/{number(t, 0)}" for s, t in steps],
-        "reason": [r if isinstance(r, str) and r else MISSING for r in table["reason"]],
+        "step": [DASH if pd.isna(t) else f"{number(s, 0)}/{number(t, 0)}" for s, t in steps],
+        "reason": [r if isinstance(r, str) and r else DASH for r in table["reason"]],
         "folder": table["folder"].tolist(),
     }
     frame = pd.DataFrame(columns, index=pd.Index(who, name="arm"))

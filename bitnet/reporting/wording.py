@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bitnet.analysis.collapse import SLACK_NATS
-from bitnet.common.text import MISSING, counted, format_significant
+from bitnet.common.text import DASH, counted, format_significant
 from bitnet.config.claims import (
     DERIVED,
     ENOUGH_SEEDS,
@@ -30,7 +30,8 @@ from bitnet.runs.columns import OTHER_COLUMNS
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, UNFINISHED
 from bitnet.verdicts.crossing import MOMENTS, Effects
 from bitnet.verdicts.experiment import Experiment
-from bitnet.verdicts.verdict import NOT_YET, Verdict
+from bitnet.verdicts.selection import NOT_YET
+from bitnet.verdicts.verdict import Verdict
 
 WORDS = ("reproduced", "not reproduced", "explained otherwise", "inconclusive")
 
@@ -41,7 +42,7 @@ _NATS = {"Loss", "regularizer_loss", "heldout_loss", "depth"}
 def short_number(x: float | None, *, sign: bool = False) -> str:
     """A number with three or four digits that count; the dash for what is missing."""
     if x is None or math.isnan(x):
-        return MISSING
+        return DASH
     return format_significant(x, 3 if abs(x) >= 1e-3 else 2, sign=sign)
 
 
@@ -62,7 +63,7 @@ def unit_of(claim: AnyClaim) -> str:
 def effect_text(verdict: Verdict, claim: AnyClaim) -> str:
     """The mean with its 95 % interval and unit; of a bound the value itself, not its distance."""
     if verdict.mean is None:
-        return MISSING
+        return DASH
     sign = not isinstance(claim, Bound | Correlation)
     text = short_number(verdict.mean, sign=sign)
     if verdict.low is not None and verdict.high is not None:
@@ -82,19 +83,19 @@ def sides_text(verdict: Verdict, claim: AnyClaim) -> str:
 def p_text(verdict: Verdict) -> str:
     """`0.031 (sign-flip), 0.062 after Holm`."""
     if verdict.p is None:
-        return MISSING
+        return DASH
     holm = "" if verdict.p_holm is None else f", {verdict.p_holm:.2g} after Holm"
     return f"{verdict.p:.2g} ({verdict.test}){holm}"
 
 
 def margin_text(verdict: Verdict, claim: AnyClaim) -> str:
     """The smallest effect that matters, with its unit."""
-    return MISSING if verdict.margin is None else f"{short_number(verdict.margin)} {unit_of(claim)}".rstrip()
+    return DASH if verdict.margin is None else f"{short_number(verdict.margin)} {unit_of(claim)}".rstrip()
 
 
 def published_text(verdict: Verdict) -> str:
     """The published figure as the claim has it."""
-    return MISSING if verdict.published is None else str(verdict.published)
+    return DASH if verdict.published is None else str(verdict.published)
 
 
 def seeds_text(verdict: Verdict, claim: AnyClaim) -> str:
@@ -165,7 +166,7 @@ def claims_section(experiment: Experiment) -> Section | None:
     lines = [f"{experiment.declaration.sweep.get('question') or experiment.name}"]
     if experiment.problem is not None:
         lines.append(f"The claims can't be judged: {experiment.problem}")
-    lines.append("Mean over seeds with its 95 % t interval; margin: the smallest effect that matters.")
+    lines.append("Mean over seeds with its 95 % interval; margin: the smallest effect that matters.")
     lines += [f"Note: {note}." for note in experiment.declaration.notes]
     names = pd.Index([v.claim for v in experiment.verdicts], name="claim")
     pairs = [(v, experiment.claims[v.claim]) for v in experiment.verdicts]
@@ -173,7 +174,7 @@ def claims_section(experiment: Experiment) -> Section | None:
         "verdict": [v.word for v, _ in pairs],
         "n": [str(v.n) for v, _ in pairs],
         "ours": [effect_text(v, c) for v, c in pairs],
-        "every seed": [seeds_text(v, c) or MISSING for v, c in pairs],
+        "every seed": [seeds_text(v, c) or DASH for v, c in pairs],
         "margin": [margin_text(v, c) for v, c in pairs],
         "p": [p_text(v) for v, _ in pairs],
         "published": [published_text(v) for v, _ in pairs],
@@ -182,7 +183,7 @@ def claims_section(experiment: Experiment) -> Section | None:
         "claims that": [v.says for v, _ in pairs],
         "measured": [f"{measured_text(c)} ({both})" if (both := sides_text(v, c)) else measured_text(c) for v, c in pairs],
         "why": [v.why for v, _ in pairs],
-        "warnings": ["; ".join(v.warnings) or MISSING for v, _ in pairs],
+        "warnings": ["; ".join(v.warnings) or DASH for v, _ in pairs],
     }
     frames = [pd.DataFrame(columns, index=names) for columns in (numbers, reasons)]
     return Section(f"Claims of {experiment.name}: {count_verdicts(experiment.verdicts)}", "\n".join(lines), frames)

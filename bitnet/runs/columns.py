@@ -34,6 +34,9 @@ TEXT_NUMBERS = {
     "zipf": "slope of log frequency over log rank",
 }
 
+# Good is near the value of real text. Random tokens lie beyond it on one side, circles on the other: by number, which side.
+NOISE_SIDE = {"distinct_1": "higher", "distinct_2": "higher", "seq_rep_4": "lower", "diversity": "higher"}
+
 OTHER_COLUMNS: dict[str, str] = {
     "tokens": "training tokens seen",
     "train_loss": "Loss at full precision, nats per token",

@@ -14,7 +14,6 @@ from bitnet.common.errors import UserError
 _LABEL_LENGTH = 100
 
 
-# -------------------------------------------------------------------------------------------------- names and places
 def folder_label(overrides: Iterable[str]) -> str:
     """Overrides as one folder-safe, readable word: `optimizer=adamw,wd=paper`; `defaults` when there are none.
 
@@ -41,10 +40,15 @@ def run_folder(out: Path, group: str | None, name: str, former_group: str | None
         here = out / folder_label([group])
         if former_group is not None and not here.exists() and (former := out / folder_label([former_group])).exists():
             here = former
-        known = sorted(here.glob(f"*-{run_id}/run.json"))
-        return known[0].parent if known else here / name
-    earlier = sorted(out.glob(f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}/run.json"))
-    return earlier[-1].parent if earlier else out / datetime.now().strftime("%Y-%m-%d") / name
+        known = _begun(here, f"*-{run_id}")
+        return known[0] if known else here / name
+    earlier = _begun(out, f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]/*-{run_id}")
+    return earlier[-1] if earlier else out / datetime.now().strftime("%Y-%m-%d") / name
+
+
+def _begun(top: Path, pattern: str) -> list[Path]:
+    """Folders in which a run was begun, in order; its run.json may be lost."""
+    return sorted(f for f in top.glob(pattern) if (f / "run.json").exists() or (f / "config.yaml").exists())
 
 
 def check_writable(out: Path) -> None:
@@ -61,7 +65,8 @@ def check_inside(folder: Path, out: Path) -> None:
     """Raise UserError when links would have the run in `folder` written outside `out`."""
     for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
         if (real := place.resolve()) != place and not real.is_relative_to(out.resolve()):
-            raise UserError(f"{place}: is a link that leads out of {out}, where nothing is written; remove it")
+            where = f"a symbolic link that leads outside {out}; runs are written only below it"
+            raise UserError(f"{place}: {where}, so remove the link")
 
 
 def find_runs(directories: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
@@ -84,8 +89,14 @@ def find_runs(directories: Iterable[Path]) -> Iterator[tuple[Path, str | None]]:
             inside.clear()
             if (real := os.path.realpath(at)) not in seen:
                 seen.add(real)
-                yield Path(at), None
+                yield _nameable(at)
         yield from ((Path(error.filename), f"can't be listed: {error.strerror}") for error in blocked)
+
+
+def _nameable(folder: str) -> tuple[Path, str | None]:
+    """A folder, or as much of its name as can be written down, and why it is not read."""
+    readable = os.fsencode(folder).decode(errors="replace")
+    return Path(readable), None if readable == folder else "its path is no UTF-8 text; rename it"
 
 
 _CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet.runs.reading import read_json_or_empty
+from bitnet.runs.facts import Beat
+from bitnet.runs.reading import Unreadable, modified_at, read_json_mapping, read_json_or_empty
 
 _NAME = ".progress.json"
 
@@ -20,9 +21,28 @@ def write(folder: Path, values: Mapping[str, Any]) -> None:
     os.replace(partial, folder / _NAME)
 
 
+def load(folder: Path) -> dict[str, Any]:
+    """The newest heartbeat: time, step, loss, unique, tokens_per_second, left; empty without one.
+
+    Raises:
+        Unreadable: there is one, and it is damaged.
+    """
+    try:
+        return read_json_mapping(folder / _NAME, Beat)
+    except Unreadable:
+        if (folder / _NAME).exists():
+            raise
+        return {}
+
+
 def read(folder: Path) -> dict[str, Any]:
-    """The newest heartbeat: time, step, loss, unique, tokens_per_second, left; empty without one."""
-    return read_json_or_empty(folder / _NAME)
+    """The newest heartbeat; empty when there is none that can be read."""
+    return read_json_or_empty(folder / _NAME, Beat)
+
+
+def written_at(folder: Path) -> float:
+    """When the newest heartbeat was written by the clock of its file system, seconds since the epoch; 0 without one."""
+    return modified_at(folder / _NAME)
 
 
 def remove(folder: Path) -> None:

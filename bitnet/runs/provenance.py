@@ -14,7 +14,6 @@ from bitnet.common.paths import PACKAGE
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "transformers", "datasets", "tokenizers", "pandas")
 
 
-# ------------------------------------------------------------------------------------------------------------ run.json
 @functools.cache
 def provenance() -> dict[str, Any]:
     """What made a run: versions, the code's commit, the command. Found out once a process, and before it forks."""

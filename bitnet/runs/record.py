@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from bitnet.common.errors import UserError
-from bitnet.common.files import write_atomically
+from bitnet.common.files import Locked, hold_lock, write_atomically
+from bitnet.common.text import shortened
 from bitnet.runs import statuses
+from bitnet.runs.facts import RunFacts
 from bitnet.runs.folders import check_inside, checkpoints
-from bitnet.runs.reading import Unreadable, read_json_mapping, read_json_or_empty, read_yaml_mapping
+from bitnet.runs.metrics_file import evaluation_steps, lost_rows
+from bitnet.runs.reading import Unreadable, check_values, read_json_mapping, read_json_or_empty, read_yaml_mapping
 
 
 class RunLocked(UserError):
@@ -30,13 +32,15 @@ def lock_run(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         RunLocked: when another process holds it and `wait` is not asked for.
+        UserError: when there is no such folder, or its file system grants no locks.
     """
+    if not record.folder.is_dir():  # a lock would make it again
+        raise UserError(f"{record.folder}: the folder is gone")
     check_inside(record.folder.resolve(), record.folder.resolve())  # before the lock, which is a file in it
     try:
-        lock = FileLock(record.lock, timeout=-1 if wait else 0)
-        with lock:
+        with hold_lock(record.lock, wait=wait):
             yield
-    except Timeout:
+    except Locked:
         raise RunLocked(f"{record.folder}: another process is working on this run") from None
 
 
@@ -52,9 +56,9 @@ def utc_now() -> str:
 
 
 # What a run is called and belongs to in the sweep that its folder lies in; the rest is the run's own, wherever it lies.
-_OWN_FACTS = {"label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "branch", "branch_at"}
-
-_OWN_FACTS |= {"created", "command"}
+_OWN_FACTS = {
+    "label", "arm", "sweep", "scale", "published", "overrides", "choices", "written", "branch", "branch_at", "created", "command",
+}  # fmt: skip
 
 
 def declare_sweep(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -72,14 +76,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run, as every reader of this version understands it.
 
     Raises:
-        Unreadable: there is no `run.json`, it is torn, or it is of another version.
+        Unreadable: there is no `run.json`, it is torn, of another version, or holds what no run can have written.
     """
     record = read_json_mapping(folder / "run.json")
     if record.get("schema") != SCHEMA:
-        raise Unreadable(f"run.json: schema={record.get('schema')!r}, this version reads {SCHEMA}")
+        raise Unreadable(f"run.json: schema={_shown(record.get('schema'))}, this version reads {SCHEMA}")
     if record.get("status") not in statuses.STORED:
-        raise Unreadable(f"run.json: status={record.get('status')!r} is none of {', '.join(statuses.STORED)}")
+        raise Unreadable(f"run.json: status={_shown(record.get('status'))} is none of {', '.join(statuses.STORED)}")
+    check_values(RunFacts, record, "run.json")
     return record
+
+
+def _shown(value: Any) -> str:
+    return shortened(repr(value), 60)
 
 
 class RunRecord:
@@ -117,13 +126,35 @@ class RunRecord:
 
     def read(self) -> dict[str, Any]:
         """`run.json`; empty when there is none or it can't be read."""
-        return read_json_or_empty(self.folder / "run.json")
+        return read_json_or_empty(self.folder / "run.json", RunFacts)
+
+    def set_aside(self) -> str | None:
+        """Rename a `run.json` that can't be read to `run.json.damaged`; what is to be said of it, None where nothing is."""
+        place = self.folder / "run.json"
+        try:
+            read_json_mapping(place, RunFacts)
+        except Unreadable as error:
+            if place.is_file():
+                place.replace(place.with_name("run.json.damaged"))
+                return f"{self.folder.name}: {error}; kept as run.json.damaged and written anew"
+        return None
+
+    def frozen(self) -> dict[str, Any]:
+        """`run.json` of a run that is to go on.
+
+        Raises:
+            UserError: when it is lost, or is not a run's.
+        """
+        try:
+            return read_record(self.folder)
+        except Unreadable as error:
+            again = "repeat the command that started the run, which goes on from its last checkpoint"
+            raise UserError(f"resume={self.folder}: {error}; {again}") from None
 
     def update(self, **facts: Any) -> dict[str, Any]:
-        """Set keys of `run.json`, keeping the others; how a run ended is on the disk on return."""
+        """Set keys of `run.json`, keeping the others; a status that is set is on the disk on return."""
         record = self.read() | facts
-        ended = record.get("status") not in statuses.OPEN
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting=ended)
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting="status" in facts)
         return record
 
     def create(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -151,6 +182,14 @@ class RunRecord:
         theirs = {k: v for k, v in other.read().items() if k not in _OWN_FACTS}
         write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": other.place}, indent=2) + "\n")
 
+    def lost_rows(self, eval_every: int) -> str | None:
+        """What `metrics.csv` lacks of a run that is done, in words; None where it lacks nothing, and of any other run."""
+        known = self.read()
+        if known.get("status") != statuses.DONE:
+            return None
+        last = int(known.get("step") or 0)
+        return lost_rows(self.metrics, evaluation_steps(last, eval_every, last))
+
     def clear(self) -> None:
         """Remove a run's results."""
         for place in (self.checkpoints, self.branches):
@@ -173,4 +212,4 @@ class RunRecord:
 
 def last_heldout_loss(folder: Path) -> float | None:
     """A run's objective: its last held-out loss, None when it has none."""
-    return RunRecord(folder).read().get("final", {}).get("heldout_loss")
+    return (RunRecord(folder).read().get("final") or {}).get("heldout_loss")

@@ -16,7 +16,6 @@ from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import FINAL
 
 
-# ------------------------------------------------------------------------------------------------------------- running
 def keep_for_branches(saved: Path, record: RunRecord, say: Callable[[str], None]) -> None:
     """Keep a checkpoint of a run for the branches, whatever becomes of its others; where that can't be, they train alone."""
     place = record.branches / saved.name
@@ -30,7 +29,8 @@ def keep_for_branches(saved: Path, record: RunRecord, say: Callable[[str], None]
             shutil.copyfile(saved, partial)
         partial.replace(place)
     except OSError as error:
-        say(f"{record.folder.name}: runs that go on from here will train alone: {error.strerror}")
+        why = f"can't keep a checkpoint for runs that share these steps ({error.strerror})"
+        say(f"{record.folder.name}: {why}; each will train them itself")
 
 
 def kept_checkpoint(record: RunRecord, step: int) -> Path | None:
@@ -51,12 +51,12 @@ def trunk_folder(record: RunRecord) -> Path | None:
 
 
 def waits_for_trunk(record: RunRecord) -> bool:
-    """Whether a run has nothing to go on from yet, and its trunk is still to save it."""
+    """Whether a run has nothing to go on from yet, and its trunk is still to save it: at that step it is about to."""
     found = find_trunk(record)
     if found is None or record.saved_step:
         return False
     trunk, branch = found
-    return kept_checkpoint(trunk, branch["step"]) is None and trunk.read().get("step", 0) < branch["step"]
+    return kept_checkpoint(trunk, branch["step"]) is None and trunk.read().get("step", 0) <= branch["step"]
 
 
 def trunk_threads(record: RunRecord) -> int | None:

@@ -54,8 +54,8 @@ def candidate(
     """
 
     def can_be_trunk(step: int) -> bool:
-        """A run that has ended, or is past that step, has to have kept the checkpoint."""
-        return (not ended and saved < step) or (record is not None and kept_checkpoint(record, step) is not None)
+        """A run that has ended, or is past that step, has to have kept the checkpoint; one that stopped there keeps it yet."""
+        return (not ended and saved <= step) or (record is not None and kept_checkpoint(record, step) is not None)
 
     return Candidate(config, data_sha256, last_step, can_be_trunk)
 

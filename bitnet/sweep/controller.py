@@ -24,8 +24,9 @@ from bitnet.config.sweep import SweepConfig
 from bitnet.launch import local, slurm
 from bitnet.runs import trunk
 from bitnet.runs.provenance import provenance
-from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss
-from bitnet.runs.statuses import DONE, FINAL, MISSING, count_statuses
+from bitnet.runs.reading import Unreadable
+from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss, read_record
+from bitnet.runs.statuses import DONE, FINAL, UNREADABLE, count_statuses
 from bitnet.sweep.arms import Arm
 from bitnet.sweep.branching import is_skipped, share_first_steps
 from bitnet.sweep.check_claims import check_claims
@@ -46,7 +47,8 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     _check_devices(config.device, master)
     queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:
-        _declare(queued, config.sweep, config.scale_name)
+        seeds = sorted({c.config.seed for c in arms})
+        declare_sweep(queued[0].folder.parent, _declaration(config.sweep, seeds, config.scale_name))
     todo = [q for q in queued if not is_skipped(q, config)]
     say(f"{counted(len(queued), 'run')}, {len(queued) - len(todo)} of them finished before, in {queued[0].folder.parent}")
     try:
@@ -79,11 +81,9 @@ def _resumption(folder: Path, config: RunConfig) -> list[str]:
     return [f"{key}={quote(without_interpolation(place))}" for key, place in places.items()]
 
 
-def _declare(queued: list[QueuedRun], sweep: SweepConfig, scale: str | None) -> None:
-    """Write down what the sweep claims, with the seeds and the scale that it is really run with."""
-    seeds = sorted({int(RunRecord(q.folder).read()["seed"]) for q in queued})
-    said = sweep.model_dump(mode="json") | {"seeds": seeds}
-    declare_sweep(queued[0].folder.parent, {"sweep": said, "scale": scale})
+def _declaration(sweep: SweepConfig, seeds: list[int], scale: str | None) -> dict[str, Any]:
+    """What the sweep claims, with the seeds and the scale that it is really run with."""
+    return {"sweep": sweep.model_dump(mode="json") | {"seeds": seeds}, "scale": scale}
 
 
 def _is_final(run: QueuedRun | ResolvedRun) -> bool:
@@ -102,6 +102,9 @@ def _freeze_all(composed: Sequence[ComposedArm], on_cluster: bool) -> list[Queue
         slurm.check_answers()
     queued = [_freeze(run, c.arm, c.choices) for run, c in zip(resolved, composed, strict=True)]
     share_first_steps(resolved, queued)
+    for run, q in zip(resolved, queued, strict=True):
+        if q.finished and (lost := RunRecord(q.folder).lost_rows(run.config.eval_every)) is not None:
+            say(f"note: {q.folder}: finished, but its {lost}; remove the folder, and the same command trains it again")
     return queued
 
 
@@ -142,16 +145,33 @@ def freeze_single(config: RunConfig, overrides: Sequence[str], options: dict[str
 
 
 def launch_local(
-    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], at_once: int | None, per_gpu: int
+    loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], parameters: Mapping[str, Any]
 ) -> list[JobReturn]:
     """Run Hydra jobs in processes of their own on this machine: the body of the project's Hydra launcher.
 
     Jobs of the project's sweeper name a frozen run each; those of another sweeper are frozen here first.
+
+    Args:
+        parameters: `jobs`, `jobs_per_gpu` and `stalled_minutes`, see `local.run_all`.
     """
     folders = _frozen(loader, master, jobs, here=True)
-    device = load_config(RunRecord(folders[0]).config()).device
-    codes = local.run_all(list(dict.fromkeys(folders)), device, at_once, per_gpu)
+    codes = local.run_all(list(dict.fromkeys(folders)), _device(folders), **parameters)
     return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
+
+
+def _device(folders: Sequence[Path]) -> str:
+    """The device of these runs, as the first says whose configuration can be read; the others end one by one.
+
+    Raises:
+        UserError: when none can be read.
+    """
+    first, *others = folders
+    try:
+        return load_config(RunRecord(first).config()).device
+    except UserError:
+        if not others:
+            raise
+        return _device(others)
 
 
 def launch_on_slurm(
@@ -172,7 +192,7 @@ def _returns(folders: Sequence[Path], jobs: Sequence[Sequence[str]], failed: set
     returned = []
     for folder, overrides in zip(folders, jobs, strict=True):
         job = JobReturn(overrides=list(overrides), working_dir=str(folder))
-        reason = UserError(f"{folder}: {RunRecord(folder).read().get('reason')}") if folder in failed else None
+        reason = UserError(f"{folder}: {_end(folder)[1]}") if folder in failed else None
         job.status = JobStatus.COMPLETED if reason is None else JobStatus.FAILED
         job.return_value = last_heldout_loss(folder) if reason is None else reason
         returned.append(job)
@@ -199,13 +219,22 @@ def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> P
     return freeze_single(load_config(values), overrides, options, here=here).folder
 
 
+def _end(folder: Path) -> tuple[str, str | None]:
+    """How a run stands, and the reason on record; of a folder that was removed or damaged meanwhile, why it can't be read."""
+    try:
+        record = read_record(folder)
+    except Unreadable as error:
+        return UNREADABLE, str(error)
+    return record["status"], record.get("reason")
+
+
 def _summary(queued: list[QueuedRun]) -> None:
     """Counts by status from disk, each run that did not end well, and what to type next."""
-    records = [(q.folder, RunRecord(q.folder).read()) for q in queued]
-    found = [record.get("status", MISSING) for _, record in records]
-    for status, (folder, record) in zip(found, records, strict=True):
+    ends = [(q.folder, *_end(q.folder)) for q in queued]
+    for folder, status, reason in ends:
         if status != DONE:
-            say(f"{status}: {folder.name}: {record.get('reason')}")
+            say(f"{status}: {folder.name}: {reason}")
+    found = [status for _, status, _ in ends]
     say(count_statuses(found))
     say(f"tables: {command_name('report')} {shlex.quote(str(queued[0].folder.parent))}")
     if set(found) - set(FINAL):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet.common.console import say
+from bitnet.common.limits import check_threads
 from bitnet.config.identity import digest, identity
 from bitnet.config.run import RunConfig
 from bitnet.config.sweep import FORMER_NAMES
@@ -59,6 +60,8 @@ def resolve(config: RunConfig, overrides: list[str], *, check_device: bool) -> R
         from bitnet.training.device import pick_device  # imports torch, which takes a second
 
         pick_device(config.device)
+    if check_device and config.threads is not None:
+        check_threads(config.threads)
     check_writable(Path(config.out))
     prepared = prepare_data(config)
     batches, _ = batches_and_heldout(config, prepared)
@@ -104,6 +107,8 @@ def freeze(
     try:
         with lock_run(record):
             known = record.read()
+            if not known and (damage := record.set_aside()) is not None:
+                say(f"note: {damage}")
             if run.config.overwrite and known:
                 record.clear()
                 known = {}

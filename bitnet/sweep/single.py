@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bitnet.cli.compose import group_choices
 from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import key_of
-from bitnet.common.console import command_name
+from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError, is_disk_error, one_line
 from bitnet.config.base import value_at
 from bitnet.config.run import load_config
@@ -56,7 +55,6 @@ def _run(cfg: DictConfig) -> float | None:
 
 def _execute(folder: Path) -> float | None:
     """`training.execute.execute`; in a single run, a failure that is on record is one line and exit code 1."""
-    from bitnet.common.console import say
     from bitnet.runs.record import RunRecord, last_heldout_loss
     from bitnet.runs.statuses import FINAL
     from bitnet.training import execute
@@ -64,7 +62,9 @@ def _execute(folder: Path) -> float | None:
     alone = HydraConfig.get().mode != RunMode.MULTIRUN
     try:
         if alone and RunRecord(folder).read().get("status") in FINAL:
-            say(f"{folder}: finished before; add overwrite=true to its original command to repeat it")
+            lost = RunRecord(folder).lost_rows(load_config(RunRecord(folder).config()).eval_every)
+            but = "" if lost is None else f", but its {lost}"
+            say(f"{folder}: finished before{but}; add overwrite=true to its original command to repeat it")
             return last_heldout_loss(folder)
         objective = execute.execute(folder)
         if alone:
@@ -77,7 +77,7 @@ def _execute(folder: Path) -> float | None:
         trace = folder / "error.txt"
         if FULL_ERROR or not alone or not (trace.exists() or is_disk_error(error)):
             raise
-        print(f"error: {one_line(error)}{'' if is_disk_error(error) else f' (traceback in {trace})'}", file=sys.stderr)
+        say(f"error: {one_line(error)}{'' if is_disk_error(error) else f' (traceback in {trace})'}")
         raise SystemExit(1) from None
 
 
@@ -86,7 +86,7 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
     from bitnet.runs.record import RunRecord
 
     record = RunRecord(folder)
-    frozen, made = record.config(), record.read().get("choices", {})
+    frozen, made = record.config(), record.frozen().get("choices", {})
     amended = False
     for key in map(key_of, overrides):
         if key == "resume" or key.startswith(("hydra", "launcher")):
@@ -99,7 +99,7 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
         there = made.get(key, value_at(frozen, key))
         if str(asked) == str(there):
             continue
-        if key not in {"device", "checkpoint.every", "checkpoint.keep"}:
+        if key not in {"device", "checkpoint.every", "checkpoint.keep", "checkpoint.on_mismatch"}:
             raise UserError(
                 f"{key}={asked}: the run at resume={folder} was started with {there}; drop this override, or start another run"
             )

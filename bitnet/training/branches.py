@@ -18,7 +18,7 @@ from bitnet.common.files import write_atomically
 from bitnet.config.identity import digest, identity
 from bitnet.config.run import RunConfig
 from bitnet.runs.columns import COLUMNS, format_value
-from bitnet.runs.metrics_file import csv_text, rows_until
+from bitnet.runs.metrics_file import csv_text, evaluation_steps, rows_problem, rows_until
 from bitnet.runs.record import RunRecord
 from bitnet.runs.trunk import find_trunk, kept_checkpoint
 from bitnet.training import schedules
@@ -78,12 +78,12 @@ def _all_but_schedules(run: Candidate) -> str:
 def _course(config: RunConfig, known: dict[str, np.ndarray]) -> np.ndarray:
     """Learning rate, weight decay and whether the optimizer forgets, as each update uses them: steps x 3."""
     hidden_size, steps, lag = config.model.hidden_size, config.steps, config.schedule_lag
-    forget_at = schedules.reset_step(config.optimizer.reset_at, steps, lag)
+    reset_at_step = schedules.reset_step(config.optimizer.reset_at, steps, lag)
     size = "" if config.lr.reference_hidden_size is None else hidden_size
-    key = f"{config.lr.model_dump_json()} {config.wd.model_dump_json()} {size} {steps} {lag} {forget_at}"
+    key = f"{config.lr.model_dump_json()} {config.wd.model_dump_json()} {size} {steps} {lag} {reset_at_step}"
     if key not in known:
         lr, wd = schedules.applied_rates(config.lr, config.wd, steps, hidden_size, lag)
-        known[key] = np.array([(lr(s), wd(s), s == forget_at) for s in range(1, steps + 1)])
+        known[key] = np.array([(lr(s), wd(s), s == reset_at_step) for s in range(1, steps + 1)])
     return known[key]
 
 
@@ -119,11 +119,12 @@ def start_from_trunk(record: RunRecord, config: RunConfig, threads: int, device:
         with contextlib.suppress(OSError):  # gone in the meantime: another controller has tidied up
             path = kept_checkpoint(trunk, branch["step"])
             saved = None if path is None else checkpoint.read(path)
-    rows = rows_until(trunk.metrics, branch["step"])
-    evaluated = [s for s in range(1, branch["step"] + 1) if s == 1 or s % config.eval_every == 0]
-    if saved is None or saved.facts.get("id") != branch["id"] or [int(row[0]) for row in rows] != evaluated:
+    if saved is None or saved.facts.get("id") != branch["id"]:
         return None
-    write_atomically(record.metrics, _rewritten(rows, config))
+    evaluated = evaluation_steps(branch["step"], config.eval_every)
+    if rows_problem(trunk.metrics, evaluated, saved.facts.get("metrics_sha256")) is not None:
+        return None
+    write_atomically(record.metrics, _rewritten(rows_until(trunk.metrics, branch["step"]), config))
     sessions = [s | {"of": branch["id"]} for s in known.get("sessions", []) if s.get("after_step", 0) < branch["step"]]
     return Beginning(saved, branch, sessions)
 

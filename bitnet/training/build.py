@@ -17,7 +17,6 @@ from bitnet.training import losses, optim, schedules
 from bitnet.training.loop import Trainer
 
 
-# ------------------------------------------------------------------------------------------------------------- building
 def build(config: RunConfig, prepared: Prepared, device: torch.device) -> Trainer:
     """Everything that the loop receives. The initial weights depend on the seed alone, not on the device."""
     batches, heldout = batches_and_heldout(config, prepared)
@@ -48,7 +47,7 @@ def build(config: RunConfig, prepared: Prepared, device: torch.device) -> Traine
         autocast=autocast,
         decode=functools.partial(decode, prepared.folder),
         device=device,
-        forget_at=schedules.reset_step(config.optimizer.reset_at, config.steps, lag),
+        reset_at_step=schedules.reset_step(config.optimizer.reset_at, config.steps, lag),
         regularizer_state={k: v.to(device) for k, v in state.items()},
     )
 

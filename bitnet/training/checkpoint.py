@@ -85,10 +85,13 @@ def _remove(aside: Path) -> None:
         shutil.rmtree(aside)
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose content is what its name says, or None. For the one process that works on the run.
+def newest(
+    folder: Path, say: Callable[[str], None], problem: Callable[[Checkpoint], str | None] = lambda _: None
+) -> Checkpoint | None:
+    """The newest checkpoint whose content is what its name says and that has no `problem`, or None. For the one process that
+    works on the run.
 
-    Each damaged one is reported through `say` and renamed to `<name>.damaged`, to be looked into. What a process that was
+    Each other one is reported through `say` and renamed to `<name>.damaged`, to be looked into. What a process that was
     killed while it saved left half-written is removed.
 
     Raises:
@@ -98,13 +101,27 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     saved = checkpoints(folder)
     for _, path in saved:
         checkpoint = read(path)
-        if checkpoint is not None:
+        why = "its content does not fit its name" if checkpoint is None else problem(checkpoint)
+        if checkpoint is not None and why is None:
             return checkpoint
         path.replace(path.with_name(path.name + _DAMAGED))
-        say(f"checkpoint {path.name} is damaged, kept as {path.name}{_DAMAGED}; falling back to the one before")
+        say(f"checkpoint {path.name} is damaged ({why}), kept as {path.name}{_DAMAGED}; falling back to the one before")
     if saved:
-        say("no sound checkpoint left: starting from the first step")
+        say("no checkpoint left that can be used: starting from the first step")
     return None
+
+
+def newest_facts(folder: Path) -> dict[str, Any]:
+    """The facts of the newest checkpoint that can be read; empty without one. Neither its hash nor its tensors are looked at."""
+    for step, path in checkpoints(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+        except (OSError, SafetensorError, ValueError):
+            continue
+        if isinstance(facts, dict) and facts.get("step") == step:
+            return facts
+    return {}
 
 
 def read(path: Path) -> Checkpoint | None:
@@ -116,7 +133,7 @@ def read(path: Path) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a mapping)
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (SafetensorError, json.JSONDecodeError):
+    except (OSError, SafetensorError, ValueError):
         return None
     # the hash does not cover the step in the name
     belongs = isinstance(facts, dict) and facts.get("step") == parts[0]

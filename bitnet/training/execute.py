@@ -8,34 +8,40 @@ import platform
 import traceback
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bitnet.common.console import say
 from bitnet.common.errors import UserError, is_disk_error, one_line
+from bitnet.common.memory import keep_large_blocks
 from bitnet.common.stopping import StopRequests, stop_requests
 from bitnet.config.identity import digest, identity
 from bitnet.config.run import RunConfig, load_config
 from bitnet.data.prepared import Prepared, open_prepared
 from bitnet.data.run_data import data_facts, prepare_data
 from bitnet.model.transformer import parameter_counts
+from bitnet.runs import heartbeat
 from bitnet.runs.provenance import provenance
 from bitnet.runs.record import RunRecord, last_heldout_loss, lock_run, utc_now
 from bitnet.runs.statuses import DONE, FAILED, FINAL, QUEUED, RUNNING
 from bitnet.runs.trunk import keep_for_branches, trunk_threads
-from bitnet.training import branches, checkpoint
+from bitnet.training import resume
 from bitnet.training.build import build
 from bitnet.training.device import describe, make_deterministic, pick_device
 from bitnet.training.loop import Outcome, train
 from bitnet.training.progress import Progress, Timing
 
-_GO_ON = "launch again to go on"
+_GO_ON = "the same command resumes"
 
 
 # ------------------------------------------------------------------------------------------------------------ execution
 def execute(
-    folder: Path, *, threads: int | None = None, lease: AbstractContextManager[str | None] | None = None, wait: bool = False
+    folder: Path,
+    *,
+    threads: int | None = None,
+    lease: AbstractContextManager[str | None] | None = None,
+    wait: bool = False,
+    supervised: bool = False,
 ) -> float | None:
     """Run, or go on with, the run in `folder`; returns its last held-out loss, None when it has none.
 
@@ -44,6 +50,8 @@ def execute(
         lease: gives the device in place of the configured one, None for no other. Entered once this process alone works on
             the run, so that nothing is held by one that waits, and left when it has ended.
         wait: whether to wait for another process that works on the run, instead of refusing.
+        supervised: whether another process decides how long a run that is asked to stop may take; else it ends itself when
+            it is asked again (see `common.stopping`).
     Raises:
         UserError: when the folder, its data or its checkpoint don't belong together.
         KeyboardInterrupt: after saving, when it was asked to stop.
@@ -51,13 +59,13 @@ def execute(
     """
     record = RunRecord(folder)
     config = load_config(record.config())
-    with stop_requests() as requests:
+    with stop_requests(None if supervised else functools.partial(_cut_off, record)) as requests:
         try:
             with lock_run(record, wait=wait):
-                if record.read().get("status") not in FINAL:
+                if record.frozen()["status"] not in FINAL:
                     _attempt(record, config, nullcontext() if lease is None else lease, config.threads or threads, requests)
         except KeyboardInterrupt:
-            say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command goes on from there")
+            say(f"{folder}: stopped at step {record.read().get('step', 0)}, saved; the same command resumes")
             requests.requeue()  # now that the run's lock is free
             raise
     return last_heldout_loss(folder)
@@ -86,6 +94,14 @@ def _attempt(
         record.update(status=QUEUED, reason=f"stopped by {requests.reason()} at step {step}; {_GO_ON}")
         raise
     raise KeyboardInterrupt
+
+
+def _cut_off(record: RunRecord) -> None:
+    """Record that this process ends before the run, at work here, has saved: in the midst of whatever its thread does."""
+    known = record.read()
+    if known.get("status") == RUNNING and known.get("pid") == os.getpid():
+        record.update(status=QUEUED, reason=f"ended when asked to stop again; {_GO_ON} from the last checkpoint")
+        heartbeat.remove(record.folder)
 
 
 def _note_failure(record: RunRecord, error: Exception) -> None:
@@ -126,19 +142,20 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     prepared = _its_data(record, config)
     known = record.read()
     # the number of threads that a run, or its trunk, began with stays, since another one gives other last bits
-    threads = known.get("threads") or config.threads or trunk_threads(record) or threads or torch.get_num_threads()
+    threads = resume.known_threads(record) or config.threads or trunk_threads(record) or threads or torch.get_num_threads()
+    keep_large_blocks()
     make_deterministic(threads)
     trainer = build(config, prepared, device)
+    facts = resume.checkpoint_facts(known["id"], prepared.sha256, threads, device)
+    start = resume.find_start(record, config, trainer, facts)
     branch_at, for_branches = known.get("branch_at", ()), functools.partial(keep_for_branches, record=record, say=say)
-    saved, began_as, sessions = _saved(record, config, threads, describe(device))
-    start = 0
-    if saved is not None:
-        trainer.load(saved)
-        start = saved.facts["step"]
-        if start in branch_at:
-            for_branches(saved.path)
+    if start.saved is not None:
+        trainer.load(start.saved)
+        if start.step in branch_at:
+            for_branches(start.saved.path)
     last = trainer.batches.end(config.steps)
-    session = {"began": utc_now(), "after_step": start, "device": describe(device), "threads": threads, "host": platform.node()}
+    session = {"began": utc_now(), "after_step": start.step, "device": describe(device), "threads": threads}
+    session |= {"host": platform.node(), "changed": start.changed}
     (record.folder / "error.txt").unlink(missing_ok=True)
     record.update(
         status=RUNNING,
@@ -148,55 +165,32 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
         pid=os.getpid(),
         device=session["device"],
         threads=threads,
-        began_as=began_as,
-        sessions=[*sessions, session | provenance()],
+        began_as=start.began_as,
+        sessions=[*start.earlier, session | provenance()],
         **_slurm_job(),
         data=data_facts(config, prepared),
         parameters=parameter_counts(trainer.model),
         heldout_text=trainer.probe.reference(),
     )
-    timing = Timing(known.get("timing", {}) if start > 0 else {}, start, config.batch_size * config.seq_len)
-    with Progress(record.folder, start, last, timing.tokens_per_step) as progress:
+    timing = Timing(known.get("timing", {}) if start.step > 0 else {}, start.step, config.batch_size * config.seq_len)
+    with Progress(record.folder, start.step, last, timing.tokens_per_step) as progress:
         requests.at_once = False
         outcome = train(
             trainer,
             record,
-            start=start,
+            start=start.step,
             last=last,
             eval_every=config.eval_every,
             saving=config.checkpoint,
             branch_at=branch_at,
             for_branches=for_branches,
-            facts={"id": known["id"]},
+            facts=facts,
             stopped=requests.reason,
             timing=timing,
             progress=progress,
         )
         _finish(record, config, outcome, timing)
     return outcome.status == QUEUED
-
-
-def _saved(
-    record: RunRecord, config: RunConfig, threads: int, device: str
-) -> tuple[checkpoint.Checkpoint | None, dict[str, Any] | None, list[dict[str, Any]]]:
-    """Where the run goes on from; which other run's steps it began with, if any; the sessions until there.
-
-    Raises:
-        UserError: when the checkpoint is of another run.
-    """
-    known = record.read()
-    saved = checkpoint.newest(record.checkpoints, say)
-    if saved is not None:
-        if saved.facts["id"] != known["id"]:
-            raise UserError(f"resume={record.folder}: its checkpoint belongs to another run; remove it, or start another run")
-        say(f"{record.folder.name}: resuming after step {saved.facts['step']}")
-        return saved, known.get("began_as"), known.get("sessions", [])
-    begun = branches.start_from_trunk(record, config, threads, device)
-    if begun is None:
-        return None, None, [s for s in known.get("sessions", []) if "of" not in s]
-    step, trunk = begun.began_as["step"], begun.began_as["from"]
-    say(f"{record.folder.name}: going on after step {step} of {trunk}, which trains the same until there")
-    return begun.saved, begun.began_as, begun.sessions
 
 
 def _slurm_job() -> dict[str, dict[str, str | None]]:

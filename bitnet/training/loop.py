@@ -19,7 +19,7 @@ from bitnet.config.run import CheckpointConfig, ClipConfig, RegularizerConfig, S
 from bitnet.data.batches import Batches
 from bitnet.evaluation.probe import Probe, Row
 from bitnet.model.transformer import BitNet
-from bitnet.runs.metrics_file import MetricsFile
+from bitnet.runs.metrics_file import MetricsFile, is_evaluated
 from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import DIVERGED, DONE, QUEUED
 from bitnet.training import checkpoint, losses, optim
@@ -51,7 +51,7 @@ class Trainer:
     autocast: Callable[[], AbstractContextManager]
     decode: Callable[[Sequence[int]], str]
     device: torch.device
-    forget_at: int | None = None  # the step before whose update the optimizer forgets its running means
+    reset_at_step: int | None = None  # the step before whose update the optimizer forgets its running means
     regularizer_state: losses.State = field(default_factory=dict)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ class Trainer:
 
     def update(self, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """One optimizer step; loss, addition and gradient norm stay on the device."""
-        if step == self.forget_at:
+        if step == self.reset_at_step:
             optim.reset_moments(self.optimizer)
         optim.set_rates(self.optimizer, self.applied_lr(step), self.applied_wd(step))
         loss, extra = self.losses(*self.batch(step))
@@ -118,9 +118,10 @@ class Trainer:
         return {f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()}
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`, for a checkpoint that has all of them."""
         tied = self.model.head.weight is self.model.embedding.weight
-        self.model.load_state_dict(saved.below("model"), strict=not tied)
+        weights = saved.below("model")
+        self.model.load_state_dict(weights | {"head.weight": weights["embedding.weight"]} if tied else weights)
         optim.load_state_tensors(self.optimizer, saved.below("optimizer"))
         self.probe.load_state(saved.below("probe"))
         self.regularizer_state = {k: v.to(self.device) for k, v in saved.below("regularizer").items()}
@@ -198,7 +199,7 @@ def train(
 
     Evaluates at step 1, every `eval_every` steps and at `last`; saves every `saving.every` steps, at `last`, and when
     `stopped()` names a reason to stop; what it saves at the steps `branch_at` is also given to `for_branches`.
-    `facts` go into every checkpoint.
+    `facts` go into every checkpoint, with the hash of the rows that were written until then.
     """
     metrics = MetricsFile(record.metrics, start)
     watch = LossWatch(trainer.device)
@@ -208,7 +209,7 @@ def train(
         bad = watch.see(step, loss if extra is None else loss + extra)
 
         reason = stopped()
-        evaluate = step == 1 or step % eval_every == 0 or step == last
+        evaluate = is_evaluated(step, eval_every, last)
         save = step % saving.every == 0 or step == last or step in branch_at or reason is not None
         if bad is None and (evaluate or save):
             bad = watch.certain()
@@ -226,7 +227,8 @@ def train(
             record.write_samples(step, trainer.texts())
             progress.evaluated(step, row)
         if save:
-            saved = checkpoint.save(record.checkpoints, step, trainer.tensors(), facts, saving.keep)
+            rows = {"metrics_sha256": metrics.sha256}
+            saved = checkpoint.save(record.checkpoints, step, trainer.tensors(), facts | rows, saving.keep)
             if step in branch_at:
                 for_branches(saved)
         if evaluate or save:

@@ -66,6 +66,17 @@ def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     return {f"{index}/{name}": value for index, memory in state.items() for name, value in memory.items()}
 
 
+def expected_state(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What `state_tensors` has after any step, as empty tensors: two running means for each parameter, and its step count."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    count = torch.empty((), dtype=torch.float32)
+    return {
+        f"{index}/{name}": tensor
+        for index, p in enumerate(parameters)
+        for name, tensor in (("step", count), ("exp_avg", p.detach()), ("exp_avg_sq", p.detach()))
+    }
+
+
 def load_state_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `state_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}

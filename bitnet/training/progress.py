@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bitnet.common.console import is_watched, say
 from bitnet.common.text import format_duration
 from bitnet.runs import heartbeat
 
@@ -32,7 +33,7 @@ class Progress:
         self.beaten = 0.0
         self.unique: float | int | None = None
         self.bar: tqdm | None = None
-        if sys.stderr.isatty():
+        if is_watched():
             self.bar = tqdm(
                 total=last_step, initial=first_step, desc=_short(folder.name), unit="step", dynamic_ncols=True, mininterval=0.25
             )
@@ -74,7 +75,7 @@ class Progress:
             tqdm.write(line, file=sys.stderr)
             self.bar.refresh()
         else:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def _beat(self, step: int, loss: float | None) -> None:
         rate = self._rate(step)

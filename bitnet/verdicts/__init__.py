@@ -1,1 +1,1 @@
-"""What runs say to what their sweep claimed: from declared claims to verdicts. Imports analysis, common, runs and config."""
+"""What runs say to what their sweep claimed: from declared claims to verdicts. Imports common, runs, config and analysis."""

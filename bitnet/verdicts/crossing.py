@@ -16,6 +16,7 @@ from bitnet.common.errors import UserError
 from bitnet.config.claims import ENOUGH_SEEDS, setting
 from bitnet.runs.statuses import UNFINISHED
 from bitnet.verdicts.evaluations import Evaluations
+from bitnet.verdicts.selection import unlike
 
 RESPONSE = "heldout_loss"
 
@@ -77,6 +78,8 @@ def effects_at(records: Records, factors: Mapping[str, list[str]], moment: str) 
     if moment == "boundary" and runs["boundary"].nunique() > 1:
         parts = ", ".join(f"{part:g}" for part in sorted(runs["boundary"].unique()))
         return Effects(moment, problem=f"Stage 2 begins at different fractions of the run ({parts}): there is no common moment")
+    if (why := unlike({"the grid": runs}, RESPONSE)) is not None:
+        return Effects(moment, problem=f"{why[0].upper()}{why[1:]}")
     values = [evaluations.value(run, RESPONSE, moment) for _, run in runs.iterrows()]
     table = pd.DataFrame({f: level_of(runs, f) for f in factors}, runs.index)
     table = table.assign(seed=runs["seed"], **{RESPONSE: pd.Series(values, runs.index, dtype="float64")})

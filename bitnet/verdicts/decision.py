@@ -33,7 +33,8 @@ def decide(
     if plain is None or interval is None:
         return "inconclusive", "every seed gave exactly the same number, so there is no interval"
     if expected == "equal":
-        word, why = _equal(estimate, interval, margin, alpha)
+        within = estimate.interval(1 - 2 * alpha)  # two one-sided tests at alpha
+        word, why = _equal(within or plain, interval, margin)
     else:
         word, why = _directed(estimate, interval, expected, least)
     if word == "inconclusive" and (seen := detectable(estimate, expected, alpha)) is not None:
@@ -80,9 +81,8 @@ def _size(low: float, least: float) -> str:
     return f", and the mean reaches {number_text(least)}; the true effect may still be smaller"
 
 
-def _equal(estimate: stats.Estimate, interval: tuple[float, float], margin: float, alpha: float) -> tuple[Word, str]:
-    p = estimate.tost(margin)
-    if p is not None and p < alpha:
+def _equal(within: tuple[float, float], interval: tuple[float, float], margin: float) -> tuple[Word, str]:
+    if -margin < within[0] and within[1] < margin:
         return "reproduced", f"a difference of {number_text(margin)} or more is excluded"
     if interval[0] > margin or interval[1] < -margin:
         return "not reproduced", f"the difference is larger than {number_text(margin)}"

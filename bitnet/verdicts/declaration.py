@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bitnet.common.text import format_list
+from bitnet.config.base import ConfigModel
+from bitnet.config.claims import measured
+from bitnet.config.messages import misfit
+from bitnet.config.sweep import SweepConfig, judged_apart
 from bitnet.runs.reading import Unreadable, read_json_mapping
 
 _Versions = Sequence[Mapping[str, Any]]
@@ -22,8 +26,9 @@ class Declaration:
 
     sweep: as in a run's configuration (`question`, `arms`, `grid`, `seeds`, `claims`). scale: its name, None for none.
     at: when this version was written, None where the folder has no `sweep.json`. late: claims that were added, changed or
-    taken back after the first of the runs began. known: claims that are younger than results which the sweep took over from
-    another one. notes: what a reader must know of it.
+    taken back after the first of the runs began; other words for the same claim are no change. known: claims that are younger
+    than results which the sweep took over from another one. added: seeds that are younger than results of other seeds of the
+    sweep, by how many runs had finished when each was added. notes: what a reader must know of it.
     """
 
     sweep: Mapping[str, Any]
@@ -31,7 +36,16 @@ class Declaration:
     at: str | None = None
     late: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    added: Mapping[int, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+class _Version(ConfigModel):
+    """One of the versions in `sweep.json`."""
+
+    at: str | None = None
+    sweep: SweepConfig
+    scale: str | None = None
 
 
 def declared_versions(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
@@ -40,9 +54,16 @@ def declared_versions(folder: Path) -> tuple[list[dict[str, Any]], str | None]:
         found = read_json_mapping(folder / "sweep.json").get("declared")
     except Unreadable as error:
         return [], str(error)
-    if isinstance(found, list) and all(isinstance(v, dict) and isinstance(v.get("sweep"), dict) for v in found):
-        return found, None
-    return [], "sweep.json is not a valid declaration of a sweep"
+    wrong = [_wrong(version) for version in found] if isinstance(found, list) and found else ["it declares nothing"]
+    problem = next(filter(None, wrong), None)
+    return ([], f"sweep.json: {problem}") if problem else (found, None)
+
+
+def _wrong(version: Any) -> str | None:
+    """Why this is no version of a sweep's declaration, None when it is one."""
+    if not isinstance(version, dict) or not isinstance(version.get("sweep"), dict):
+        return "a version in it is no sweep"
+    return misfit(_Version, version | {"sweep": judged_apart(version["sweep"])}, lambda prefix: set())
 
 
 def frozen_sweeps(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
@@ -77,26 +98,26 @@ def read_declaration(folder: Path, runs: pd.DataFrame) -> Declaration:
             f"claims added, changed or withdrawn after the first run began ({began.isoformat()}): {', '.join(late)}. The newest "
             f"version ({different[-1].get('at')}) is the one judged; sweep.json keeps every version ({len(different)})"
         )
-    over = _times(runs["finished"][~taken]).min()
-    if added := [seed for seed, at in _seeds_since(own).items() if at > over]:
-        listed = format_list("seed", added)
+    added = _added(own, runs[~taken])
+    if added:
+        listed = format_list("seed", list(added))
         notes.append(f"{listed} added after the first run had ended: if results prompted this, the intervals are too narrow")
     if known:
         notes.append(
             f"{max(known.values())} of {len(runs)} runs had already finished in another sweep when these claims were declared: "
             f"{', '.join(known)}"
         )
-    return Declaration(newest["sweep"], scale, newest.get("at"), tuple(late), tuple(known), tuple(notes))
+    return Declaration(newest["sweep"], scale, newest.get("at"), tuple(late), tuple(known), added, tuple(notes))
 
 
 def _frozen(runs: pd.DataFrame, scale: str | None, problem: str | None) -> Declaration:
-    copies = frozen_sweeps(runs)
+    copies, added = frozen_sweeps(runs), _added([], runs[runs["taken_from"].isna()])
     if not copies:
-        return Declaration({}, scale)
+        return Declaration({}, scale, added=added)
     notes = [f"{problem}: the claims are taken from the newest run's own configuration"] if copies[-1].get("claims") else []
-    if any((c.get("claims") or {}) != (copies[-1].get("claims") or {}) for c in copies):
+    if any(_measured(c) != _measured(copies[-1]) for c in copies):
         notes.append("the runs' own configurations hold different claims")
-    return Declaration(copies[-1], scale, notes=tuple(notes))
+    return Declaration(copies[-1], scale, added=added, notes=tuple(notes))
 
 
 def _stands_since(every: _Versions, name: str) -> pd.Timestamp:
@@ -117,6 +138,17 @@ def _taken_back(every: _Versions) -> dict[str, pd.Timestamp]:
     return {name: at for name, at in gone.items() if name not in _claims(every[-1])}
 
 
+def _added(every: _Versions, runs: pd.DataFrame) -> dict[int, int]:
+    """Seeds that were first declared, and first frozen, when runs of other seeds had finished, and how many of these had."""
+    since, finished = _seeds_since(every), _times(runs["finished"])
+    found = {}
+    for seed, created in _times(runs["created"]).groupby(runs["seed"].astype(int)).min().items():
+        known_since = min((at for at in (created, since.get(seed)) if not pd.isna(at)), default=pd.NaT)
+        if n := int((finished[runs["seed"] != seed] < known_since).sum()):
+            found[seed] = n
+    return found
+
+
 def _seeds_since(every: _Versions) -> dict[int, pd.Timestamp]:
     """Each seed that a version names, and when it was first named."""
     since: dict[int, pd.Timestamp] = {}
@@ -126,8 +158,15 @@ def _seeds_since(every: _Versions) -> dict[int, pd.Timestamp]:
     return since
 
 
-def _claims(version: Mapping[str, Any]) -> Mapping[str, Any]:
-    return version["sweep"].get("claims") or {}
+def _claims(version: Mapping[str, Any]) -> dict[str, Any]:
+    """What a version's claims measure, by name."""
+    return _measured(version["sweep"])
+
+
+def _measured(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    claims = sweep.get("claims")
+    written = claims if isinstance(claims, Mapping) else {}  # what is no claim is said where claims are judged
+    return {name: measured(claim) if isinstance(claim, Mapping) else claim for name, claim in written.items()}
 
 
 def _time(version: Mapping[str, Any]) -> pd.Timestamp:

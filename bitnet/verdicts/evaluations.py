@@ -71,9 +71,9 @@ class Evaluations:
         return b"".join(self._column(run, name).astype("float64").tobytes() for name in _LOSSES if name in self.metrics)
 
     def _is_whole(self, run: pd.Series) -> bool:
-        """Whether a run is done and its evaluations reach its end: a torn file ends before its run did."""
+        """Whether a run is done and all of its evaluations are there: a torn file ends before its run did, another has holes."""
         steps = self._column(run, "Step")
-        return run["status"] == DONE and len(steps) > 0 and bool(steps[-1] == run["step"])
+        return run["status"] == DONE and len(steps) > 0 and bool(steps[-1] == run["step"]) and not run.get("holes")
 
 
 def _position(run: pd.Series, steps: np.ndarray, at: str | int | float) -> int | None:

@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 
 from bitnet.analysis.collapse import is_warming
-from bitnet.analysis.stats import Estimate, no_spread, one_sample, two_sample
+from bitnet.analysis.rates import RateEstimate, one_rate, paired_rates, summed_rates, unpaired_rates
+from bitnet.analysis.stats import Estimate, no_spread, one_sample, outlier, skewness, two_sample
 from bitnet.common.errors import UserError
 from bitnet.common.text import format_list
-from bitnet.config.claims import RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction
+from bitnet.config.claims import EVENTS, RUN_FACTS, AnyClaim, Bound, Change, Contrast, Correlation, Interaction
+from bitnet.config.measured import metrics_of
 from bitnet.runs.statuses import UNFINISHED
 from bitnet.verdicts.evaluations import Evaluations
 from bitnet.verdicts.resolution import COUNTS, metric_resolution
@@ -100,7 +102,7 @@ def sides(claim: Seedwise, runs: pd.DataFrame, found: Evaluations, declared: Seq
     if isinstance(claim, Interaction):
         named += [("other_arm", claim.other_arm, -1), ("other_against", claim.other_against, 1)]
     chosen = [(name, sign, select(runs, selector, declared)) for name, selector, sign in named]
-    check_alike([(name, selector, of) for (name, selector, _), (_, _, of) in zip(named, chosen, strict=True)])
+    check_alike([(name, selector, of) for (name, selector, _), (_, _, of) in zip(named, chosen, strict=True)], metrics_of(claim))
     for (one, _, first), (other, _, second) in zip(chosen[::2], chosen[1::2], strict=False):
         if both := set(first.index) & set(second.index):
             raise UserError(f"{one} and {other}: both select run {min(both)}; a run can't be on both sides")
@@ -117,7 +119,7 @@ class SeedNumbers:
     numbers: by seed; empty where sides are of different sizes, so that seeds do not pair. flat: sides (or `the difference`)
     without any spread over two or more seeds. resolution: the least by which two values can differ, None where that is not
     known, and where sides vary and their difference, no count, does not. copies: which runs have the same losses throughout.
-    absent: seeds that some side lacks, as a reader would say it.
+    absent: seeds that some side lacks, as a reader would say it. shape: in what the numbers are not as a normal distribution's.
     """
 
     estimate: Estimate | None
@@ -127,25 +129,29 @@ class SeedNumbers:
     flat: tuple[str, ...]
     copies: tuple[str, ...]
     absent: tuple[str, ...]
+    shape: tuple[str, ...] = ()
 
 
 def seed_numbers(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ()) -> SeedNumbers:
     """One number a seed, and what they say together.
 
     Sides of the same hidden size are paired by seed: they share initial weights, order of data and evaluation set. Sides of
-    two sizes are compared by Welch's test.
+    two sizes are compared by Welch's test. What either happens in a run or does not (`claims.EVENTS`) is a rate on each side.
 
     Args:
         seeds: that the sweep declares; those without a run are named.
     Raises:
-        UserError: the sides are of three sizes or more.
+        UserError: the sides are of three sizes or more, or average events.
     """
     groups: dict[frozenset[float], list[Side]] = {}
     for side in of:
         groups.setdefault(frozenset(side.runs["hidden_size"]), []).append(side)
     if len(groups) > 2:
         raise UserError("the sides have more than two hidden sizes; compare two at a time")
-    reduced = [_paired(group) for group in groups.values()]
+    reduced, absent = [_paired(group) for group in groups.values()], _absent(of, groups.values(), seeds)
+    if claim.metric in EVENTS:
+        numbers = reduced[0] if len(reduced) == 1 else {}
+        return SeedNumbers(_rate(claim, of, reduced), numbers, len(reduced) == 1, None, (), _copies(of), absent)
     scale = max((abs(v) for side in of for v in side.values.values()), default=0.0)
     flat = [side.name for side in of if no_spread(list(side.values.values()))]
     known = [side.resolution for side in of if side.resolution is not None]
@@ -161,8 +167,40 @@ def seed_numbers(claim: Seedwise, of: Sequence[Side], seeds: Sequence[int] = ())
         numbers, (first, second) = {}, reduced
         both = list(first.values()), [-x for x in second.values()]
         estimate = two_sample(*both, resolution) if first and second else None
-    absent = _absent(of, groups.values(), seeds)
-    return SeedNumbers(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _copies(of), absent)
+    shape = () if flat else tuple(note for group in reduced for note in _shape(group))
+    return SeedNumbers(estimate, numbers, len(reduced) == 1, resolution, tuple(flat), _copies(of), absent, shape)
+
+
+def _rate(claim: Seedwise, of: Sequence[Side], reduced: Sequence[Mapping[int, float]]) -> RateEstimate | None:
+    """What a claim about an event comes down to; None where no seed counts.
+
+    Raises:
+        UserError: a side averages runs of a seed.
+    """
+    if averaged := [side.name for side in of if side.arms > 1]:
+        what = f"{averaged[0]} averages it over several runs of a seed"
+        raise UserError(
+            f"metric={claim.metric}: it is 0 or 1 in each run, and {what}, which has no exact interval; select one arm"
+        )
+    if not all(reduced):
+        return None
+    if isinstance(claim, Bound):
+        return one_rate(list(reduced[0].values()), claim.bound)
+    if isinstance(claim, Interaction):
+        return summed_rates([(side.sign, list(side.values.values())) for side in of])
+    if len(reduced) == 1:
+        return paired_rates(list(reduced[0].values()))
+    return unpaired_rates(*(list(side.values.values()) for side in of))
+
+
+def _shape(numbers: Mapping[int, float]) -> list[str]:
+    """Whether the seeds' numbers are skewed and which one stands apart, as a reader would say it."""
+    values, told = list(numbers.values()), []
+    if skewed := skewness(values):
+        told.append(f"the seeds' numbers are skewed ({skewed:+.1f}), so the interval reaches further to the side of their tail")
+    if (apart := outlier(values)) is not None:
+        told.append(f"seed {list(numbers)[apart]} stands apart from the others (Grubbs's test)")
+    return told
 
 
 def offset_of(claim: AnyClaim) -> float:
@@ -213,7 +251,7 @@ def correlation_points(
         UserError: the selector names no run, its runs differ in length or data, or a column was not read.
     """
     chosen = select(runs, claim.arm, declared)
-    check_alike([("arm", claim.arm, chosen)])
+    check_alike([("arm", claim.arm, chosen)], metrics_of(claim))
     for column in (claim.metric, claim.other):
         if column not in found.metrics:
             raise UserError(f"metric={column}: this column was not read")

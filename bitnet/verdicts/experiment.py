@@ -23,13 +23,14 @@ from bitnet.analysis import frames, grouping, tables
 from bitnet.analysis.collapse import NEEDED, run_facts
 from bitnet.analysis.frames import Records
 from bitnet.common.errors import UserError
-from bitnet.common.text import counted
+from bitnet.common.text import counted, format_list
 from bitnet.config.claims import AnyClaim
 from bitnet.runs.columns import COLUMNS, HOW, TEXT_NUMBERS
 from bitnet.verdicts import verdict
 from bitnet.verdicts.crossing import MOMENTS, Effects, crossing, effects_at, level_of
 from bitnet.verdicts.declaration import Declaration, declared_versions, frozen_sweeps, read_declaration
 from bitnet.verdicts.kinds import kinds_of_runs
+from bitnet.verdicts.selection import NOT_YET
 from bitnet.verdicts.verdict import Verdict
 
 # What is read of metrics.csv for tables, classes and curves; claims may add to it.
@@ -40,6 +41,8 @@ READ = tuple(dict.fromkeys([*tables.METRICS, *NEEDED, *TEXT_COLUMNS]))
 _LATE = "declared or changed after the first run began"
 
 _KNOWN = "declared when some of its runs already had results, taken from another sweep"
+
+_LOOKING = "adding seeds until a claim holds makes a false verdict likelier (docs/error_rates.md)"
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,23 @@ def _kind(sweep: str, folder: Path, own: Records, kind: str) -> Experiment:
     found = verdict.judge(declaration.sweep, own.runs, own.metrics, facts) if claims else []
     if len(own.unreadable):
         why = _unreadable(own.unreadable)
-        found = [v if v.why.startswith(verdict.NOT_YET) else replace(v, word="inconclusive", why=why) for v in found]
+        found = [v if v.why.startswith(NOT_YET) else replace(v, word="inconclusive", why=why) for v in found]
     for names, remark in ((declaration.known, _KNOWN), (declaration.late, _LATE)):
         found = [replace(v, warnings=(remark, *v.warnings)) if v.claim in names else v for v in found]
+    found = [_looked_at_before(v, declaration.added) for v in found]
     crossed = crossing(declaration.sweep, own.runs)
     return Experiment(f"sweep {sweep}", own, facts, sweep, folder, declaration, claims, found, crossed, problem, kind)
+
+
+def _looked_at_before(found: Verdict, added: Mapping[int, int]) -> Verdict:
+    """A verdict with a warning where it rests on seeds that were added when others had results."""
+    used = set().union(*found.sides.values()) if found.sides is not None else set(added)
+    later = sorted(used & set(added))
+    if not later or not found.n:
+        return found
+    known = counted(max(added[seed] for seed in later), "run")
+    warning = f"{format_list('seed', later)} added when {known} of this sweep had results: {_LOOKING}"
+    return replace(found, warnings=(warning, *found.warnings))
 
 
 def _unreadable(lost: pd.DataFrame) -> str:

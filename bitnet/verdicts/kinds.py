@@ -14,7 +14,6 @@ from bitnet.verdicts.crossing import level_of
 from bitnet.verdicts.selection import ALIKE, varies
 
 
-# ------------------------------------------------------------------------------------------------- runs that belong together
 def kinds_of_runs(runs: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, list[str]]:
     """Ids of the runs of each scale, data, length and set of typed overrides, unless the sweep's arms vary or its claims name it.
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from bitnet.config.base import value_at
 from bitnet.config.claims import DERIVED
+from bitnet.config.measured import CONTINUATIONS, POSITIONS
 from bitnet.runs.columns import HOW, INTEGERS
 
 _WHOLE = INTEGERS | {"collapsed_at_end", "diverged"}
@@ -19,8 +20,8 @@ _OF_CONTINUATIONS = frozenset(f"{how}_{share}" for how in HOW for share in ("dis
 
 # Shares, by the keys whose values' product is the number that they are shares of.
 _SHARES = {
-    _OF_CONTINUATIONS: ("probe.prompts", "probe.new_tokens"),
-    frozenset({"rep_16", "rep_32", "rep_128"}): ("probe.heldout_sequences", "seq_len"),
+    _OF_CONTINUATIONS: CONTINUATIONS,
+    frozenset({"rep_16", "rep_32", "rep_128"}): POSITIONS,
 }
 
 COUNTS = _WHOLE.union(_STEPS, {"collapsed_share"}, *_SHARES)  # metrics whose values go by steps

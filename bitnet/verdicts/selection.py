@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from bitnet.common.errors import UserError, suggestion
 from bitnet.config.claims import Selector, is_level, level
+from bitnet.config.measured import measured_over, why_unlike
+
+NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
 
 # What runs that are averaged or compared have in common unless their arms are about it: by column of the runs, what it is
 # called and the overrides that set it.
 ALIKE = {"steps": ("lengths", ("steps",)), "data_sha256": ("texts", ("data", "tokenizer"))}
 
 
-# ------------------------------------------------------------------------------------------------------------ selection
 def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ()) -> pd.DataFrame:
     """The runs that a selector names: an arm, or what they chose ({} for all).
 
@@ -24,7 +26,7 @@ def select(runs: pd.DataFrame, selector: Selector, declared: Sequence[str] = ())
         UserError: it names no run.
     """
     if not len(runs):
-        raise UserError("not yet decided: there are no runs")
+        raise UserError(f"{NOT_YET} decided: there are no runs")
     if isinstance(selector, str):
         chosen = runs[runs["arm"] == selector]
         if not len(chosen):
@@ -51,11 +53,15 @@ def varies(keys: Iterable[str], prefixes: Sequence[str]) -> bool:
     return any(key.split(".", 1)[0] in prefixes for key in keys)
 
 
-def check_alike(chosen: Sequence[tuple[str, Selector, pd.DataFrame]]) -> None:
-    """Raise UserError when runs of one side, or of two, differ in length or data without their arms, or a selector, saying so.
+def check_alike(chosen: Sequence[tuple[str, Selector, pd.DataFrame]], metrics: Iterable[str]) -> None:
+    """Whether runs of one side, or of two, may be averaged and compared.
 
     Args:
         chosen: name, selector and runs of each side.
+        metrics: that are to be.
+    Raises:
+        UserError: they differ in length or data without their arms, or a selector, saying so; or in what one of the metrics
+            is counted over, whatever their arms say.
     """
     together = pd.concat([runs for _, _, runs in chosen])
     for column, (what, keys) in ALIKE.items():
@@ -67,6 +73,16 @@ def check_alike(chosen: Sequence[tuple[str, Selector, pd.DataFrame]]) -> None:
                 raise UserError(f"{name}: its runs have different {what} ({_listed(runs[column])}); select one with {keys[0]}")
         if not any(meant):
             raise UserError(f"the sides have different {what} ({_listed(together[column])}), which no arm or selector sets")
+    for metric in metrics:
+        if (why := unlike({name: runs for name, _, runs in chosen}, metric)) is not None:
+            raise UserError(why)
+
+
+def unlike(sides: Mapping[str, pd.DataFrame], metric: str) -> str | None:
+    """Why a metric of these runs can't be averaged within a side or compared between them; None where it can."""
+    return why_unlike(
+        metric, {name: [measured_over(metric, r["config"], r) for _, r in of.iterrows()] for name, of in sides.items()}
+    )
 
 
 def _names(selector: Selector, runs: pd.DataFrame, keys: Sequence[str]) -> bool:

@@ -2,9 +2,11 @@
 
 A claim comes down to one number a seed (`evidence.py`); let its sign be such that the claim expects it above 0. One
 seed is anecdotal and two give only a direction: inconclusive. From three on it is judged by the t interval at
-1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni): the chance that a sweep says "reproduced" of
-an effect that is not there, "not reproduced" of one that is as large as claimed, or "equal" of what is not, stays below 5 %,
-whatever the number of its claims and of its seeds.
+1 - 0.05 / claims, where `claims` is how many the sweep declares (Bonferroni). Where seeds scatter normally, or alike to both
+sides, the chance that a sweep says "reproduced" of an effect that is not there, "not reproduced" of one that is as large as
+claimed, or "equal" of what is not, stays below 5 %, whatever the number of its claims and of its seeds. It does so for facts
+that are 0 or 1 however they come. Of skewed numbers it does not, least with three to five seeds: docs/error_rates.md has the
+rates that were measured, and the script that measures them.
 
 - `lower`, `higher`, `at_most`, `at_least` are **reproduced** when that interval lies above 0 and, but for bounds, the
   mean is no smaller than the margin: there is an effect, and as far as is known it is large enough to matter. That it is
@@ -12,6 +14,14 @@ whatever the number of its claims and of its seeds.
   ends below the margin (for bounds, below 0): the opposite, no effect, and an effect too small to matter are all excluded.
 - `equal` is reproduced by two one-sided tests within the margin, each at 0.05 / claims, and not reproduced when the
   interval lies wholly outside the margin.
+- Facts that are 0 or 1 (`claims.EVENTS`) have exact intervals (Clopper and Pearson), and their pairs McNemar's exact test.
+- From six seeds on, numbers that are more skewed than normal ones are in nine of ten samples have their interval extended to
+  the side of their tail, where t falls short (`stats.Estimate.interval`), and a seed that stands apart is named. The sign-flip
+  interval, exact where numbers scatter alike to both sides, helps no more against skewness, and at six seeds takes away a
+  quarter of the power. Fewer seeds can't show how they scatter: the t interval decides, and the verdict says so.
+- Seeds that were added when others had results are named: each look is another chance of a false word.
+- Numbers that are counted over different things (`config/measured.py`: contexts, held-out positions, a vocabulary) are neither
+  compared nor averaged, whatever the arms are about.
 - The plain 95 % interval, the exact p and that p after Holm are printed with the verdict but do not decide it: the smallest
   sign-flip p of six seeds is 2/64, so requiring a small p would make six seeds harder to pass than five.
 - Values that are identical for every seed raise a warning. Where the runs have the same losses throughout they are copies,
@@ -38,15 +48,18 @@ from bitnet.analysis import stats
 from bitnet.common.errors import UserError, suggestion
 from bitnet.common.text import counted
 from bitnet.config.claims import DERIVED, ENOUGH_SEEDS, AnyClaim, Bound, Correlation, explains_itself, seeds_allow
+from bitnet.config.measured import metrics_of
 from bitnet.config.messages import error_sentence
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, UNFINISHED
+from bitnet.verdicts.circumstances import circumstances
 from bitnet.verdicts.decision import Word, decide, detectable, interval_text, number_text, own_value
 from bitnet.verdicts.evaluations import DERIVED_FROM, Evaluations
 from bitnet.verdicts.evidence import SeedNumbers, Seedwise, Side, correlation_points, offset_of, seed_numbers, sides
+from bitnet.verdicts.selection import NOT_YET
 
 _CLAIMS = TypeAdapter(dict[str, AnyClaim])
 
-NOT_YET = "not yet"  # how the reason of a verdict begins that waits for runs
+_INCLUDED = "their evaluations up to that point are included"
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,8 @@ class Verdict:
     numbers: seed to number, of a bound the metric's own value; empty where seeds do not pair, and for a correlation. sides: each
     side's value by seed.
     mean, low, high: of the numbers, with the plain 95 % interval (none below 3 seeds, and without spread); of a correlation, rho.
-    test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); Holm over the sweep's claims.
+    test, p, p_holm: `sign-flip`, `permutation` (seeds do not pair) or `TOST` (`equal`); of events `binomial`, `McNemar` or
+    `Fisher`; Holm over the sweep's claims.
     detectable: the smallest effect that so many seeds, spread so, would have shown beside so many claims in 80 % of cases; of
     `equal`, the smallest margin within which they would have shown that there is no difference.
     Of a bound, p and detectable are of the distance to it.
@@ -128,7 +142,7 @@ def parse(sweep: Mapping[str, Any]) -> dict[str, AnyClaim]:
 
 def columns(claims: Mapping[str, AnyClaim]) -> list[str]:
     """What the metrics of claims need: columns of evaluations, and numbers of whole runs."""
-    named = [m for c in claims.values() for m in (c.metric, *([c.other] if isinstance(c, Correlation) else []))]
+    named = [metric for claim in claims.values() for metric in metrics_of(claim)]
     return list(dict.fromkeys(DERIVED_FROM[m][1] if m in DERIVED else m for m in named))
 
 
@@ -163,7 +177,7 @@ def _seedwise(blank: Verdict, claim: Seedwise, of: Sequence[Side], reduced: Seed
         _with_counts(blank, of),
         sides={side.name: side.values for side in of},
         numbers=reduced.numbers,
-        warnings=(*alarms, *averaged, *reduced.absent, *_notes(of)),
+        warnings=(*alarms, *averaged, *reduced.shape, *reduced.absent, *circumstances(of), *_notes(of)),
     )
     verdict = replace(verdict, warnings=(*verdict.warnings, *_lost(of, verdict.fisher_p)))
     estimate = reduced.estimate
@@ -193,8 +207,13 @@ def _alarm(reduced: SeedNumbers) -> str:
 
 def _notes(of: Sequence[Side]) -> list[str]:
     """What was wrong with a run's file of evaluations."""
-    noted = [(side, run) for side in of if "note" in side.runs for _, run in side.runs.iterrows() if run["note"]]
-    return [f"seed {int(run['seed'])} of {side.name}: metrics.csv: {run['note']}" for side, run in noted]
+    return [text for side in of for text in _notes_of(side.runs, f" of {side.name}")]
+
+
+def _notes_of(runs: pd.DataFrame, whose: str = "") -> list[str]:
+    noted = runs[runs["note"] != ""] if "note" in runs else runs.iloc[:0]
+    named = [(f"seed {int(run['seed'])}{whose}", run["note"]) for _, run in noted.iterrows()]
+    return [f"{seed}: {'' if 'metrics.csv' in note else 'metrics.csv: '}{note}" for seed, note in named]
 
 
 def _with_estimate(verdict: Verdict, claim: Seedwise, estimate: stats.Estimate, claims: int) -> Verdict:
@@ -274,7 +293,7 @@ def _correlated(blank: Verdict, claim: Correlation, runs: pd.DataFrame, rows: pd
         low=low,
         high=high,
         runs={"arm": len(runs)},
-        warnings=(f"{lost} of {len(runs)} runs diverged; their evaluations up to that point are included",) if lost else (),
+        warnings=(*_notes_of(runs), *([f"{lost} of {len(runs)} runs diverged; {_INCLUDED}"] if lost else [])),
         **counts,
     )
     if (reason := _left_open(runs, _silent(runs))) is not None:

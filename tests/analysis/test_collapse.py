@@ -33,6 +33,9 @@ def judged(tmp_path, *kinds, first_step=1000, **record):
         (FLAT, "flat logits"),
         (FREQUENCY, "frequency"),
         (LOOPING, "repetition"),
+        # what the greedy continuations of sound small models do
+        (HEALTHY | {"greedy_seq_rep_4": 0.53}, "none"),
+        (HEALTHY | {"greedy_seq_rep_4": 0.82}, "none"),
         (HEALTHY, "none"),
         # flat, and still many different argmaxes: noise
         (FLAT | {"heldout_uniq": 300}, "flat logits"),

@@ -67,8 +67,10 @@ def test_the_numbers_stand_beside_what_they_are_held_against(tmp_path):
     by_name = {row[0]: row[1:] for row in diagnosis.numbers(found)}
     assert by_name["held-out loss"] == (8.98, 5.5, "ln V 9.01, unigram entropy 6.90")
     assert by_name["distinct predictions"] == (50, 130, "460 distinct targets at 1,024 positions")
-    assert by_name["repeated 4-grams, greedy"] == (0.1, 0.1, "0.01 in the held-out text")
-    assert by_name["diversity, greedy"] == (None, None, "")  # neither measured nor recorded: no number is made up
+    beside = "0.01 in the held-out text (lower: noise, higher: circles)"
+    assert by_name["repeated 4-grams, greedy"] == (0.1, 0.1, beside)
+    # neither measured nor recorded: no number is made up
+    assert by_name["diversity, greedy"] == (None, None, "noise has the highest; the held-out text's own is not recorded")
     said = diagnosis_text.diagnosis_text(found)
     assert "ln V 9.01, unigram entropy 6.90" in said and "\u2013" in said
 
@@ -137,6 +139,8 @@ def test_repetition_is_a_problem_of_decoding(tmp_path):
     assert "which is a decoding problem" in found.headline
     assert arms(found) == [None]
     assert "0% of the 4-grams are repeats" in found.hints[0].why
+    beside = one(tmp_path / "text", HEALTHY | {"greedy_seq_rep_4": 0.9}, heldout_text={"seq_rep_4": 0.02})
+    assert "0% of the 4-grams are repeats, 2% in the held-out text: a decoding problem" in beside.hints[0].why
 
 
 def config(**parts):

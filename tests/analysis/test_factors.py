@@ -98,7 +98,7 @@ def test_a_factor_that_has_not_acted_yet_is_left_out_and_its_copies_count_once()
     assert factors.inert(lost, "loss", LEVELS) == [], "wd01 was compared under b158 alone"
     table.loc[0, "loss"] += 1e-6  # one run that differs in the least: it has acted
     assert factors.inert(table, "loss", LEVELS) == []
-    with pytest.raises(UserError, match="no factor has acted"):
+    with pytest.raises(UserError, match="no factor had an effect"):
         factors.anova(design().assign(loss=1.0), "loss", LEVELS)
 
 

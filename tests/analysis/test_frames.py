@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from run_folders import evaluations, make_run, metrics_text
 
-from bitnet.analysis import frames, published
+from bitnet.analysis import frames, published, tables
 from bitnet.common.errors import UserError
 
 ROWS = evaluations([1, 1000, 2000], [20, 16, 8])
@@ -102,6 +102,70 @@ def test_a_step_written_twice_counts_once_by_its_later_line(tmp_path):
     assert "1 line(s)" in found.runs["note"].iloc[0]
 
 
+def holed(folder, steps, status="done", **config):
+    """A run of 10,000 steps that evaluated every 1000, with rows at these steps alone."""
+    make_run(folder, rows=evaluations(steps, [5] * len(steps)), status=status, config={"eval_every": 1000, **config})
+    return frames.read_runs([folder])
+
+
+WHOLE = [1, *range(1000, 10_001, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ([3000], "lacks the evaluation at step 3000"),
+        ([1, 9000, 10_000], "lacks the evaluations at steps 1, 9000, 10000"),
+        ([5000, 6000, 7000, 8000, 9000], "lacks the evaluations at steps 5000, 6000, 7000 and 2 more"),
+    ],
+)
+def test_an_evaluation_that_is_missing_is_empty_and_named(tmp_path, missing, said):
+    found = holed(tmp_path, [step for step in WHOLE if step not in missing])
+    assert found.metrics["Step"].tolist() == WHOLE
+    empty = found.metrics[found.metrics["UniquePredictions"].isna()]
+    assert empty["Step"].tolist() == missing
+    assert found.runs["holes"].iloc[0] == tuple(missing) and found.runs["note"].iloc[0] == said
+    assert tables.not_done(found.runs, found.unreadable)["reason"].tolist() == [said]
+
+
+def test_what_a_run_has_not_reached_is_not_missing(tmp_path):
+    assert holed(tmp_path / "whole", WHOLE).runs["holes"].iloc[0] == ()
+    assert holed(tmp_path / "running", [1, 1000, 2000], status="running").runs["holes"].iloc[0] == ()
+    assert holed(tmp_path / "failed", [1, 1000, 3000], status="failed").runs["holes"].iloc[0] == (2000,)
+
+
+def test_where_a_run_diverged_it_has_a_row_or_none(tmp_path):
+    rows = evaluations([1, 1000, 2000], [5, 5, 5])
+    make_run(tmp_path, rows=rows, status="diverged", step=2500, config={"eval_every": 1000})
+    make_run(tmp_path, rows=rows, status="diverged", step=3000, seed=1, config={"eval_every": 1000})
+    make_run(tmp_path, rows=rows, status="diverged", step=3001, seed=2, config={"eval_every": 1000})
+    assert frames.read_runs([tmp_path]).runs["holes"].tolist() == [(), (), (3000,)]
+
+
+def test_no_table_takes_another_step_s_number_for_a_missing_one(tmp_path):
+    rows = evaluations(WHOLE, range(len(WHOLE)), [20.0 - i for i in range(len(WHOLE))])
+    for seed, missing in enumerate((None, 5000, 6000, 10_000)):
+        kept = [row | {"heldout_loss": row["Loss"]} for row in rows if row["Step"] != missing]
+        make_run(tmp_path, rows=kept, seed=seed, config={"eval_every": 1000})
+    found = frames.read_runs([tmp_path])
+    theirs = published.match(found.runs)
+    around = tables.around_boundary(found.runs, found.metrics, theirs).iloc[0]
+    assert (around["step_before"], around["step_after"]) == (5000, 6000)
+    assert around["loss_before_sd"] == around["loss_after_sd"] == around["unique_final_sd"] == 0
+    assert tables.learning(found.runs, found.metrics).iloc[0][["n", "heldout_loss_sd"]].tolist() == [3, 0]
+    assert tables.baseline(found.runs, found.metrics, theirs).iloc[0]["n"] == 1, "a whole course"
+
+
+def test_a_run_says_what_it_was_made_with(tmp_path):
+    made = [{"versions": {"torch": "2.7.0"}, "device": "cuda:0 (NVIDIA H100)", "threads": 2}]
+    made += [{"versions": {"torch": "2.8.0"}, "device": "cuda:1 (NVIDIA H100)", "threads": 2}, {}]
+    make_run(tmp_path, rows=ROWS, sessions=made)
+    make_run(tmp_path, rows=ROWS, seed=1)
+    first, second = frames.read_runs([tmp_path]).runs["made_with"]
+    assert first == {"torch": ("2.7.0", "2.8.0"), "device": ("cuda",), "threads": ("2",), "precision": ("fp32",)}
+    assert second == {"torch": (), "device": (), "threads": (), "precision": ("fp32",)}
+
+
 def test_values_are_read_to_the_bit(tmp_path):
     values = [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 123456789.123456789, 1e-05, 7]
     path = tmp_path / "metrics.csv"
@@ -129,6 +193,34 @@ def test_metrics_that_cannot_be_used_leave_a_note_and_no_rows(tmp_path, text, no
     assert note in found.runs["note"].iloc[0]
 
 
+SAVED_ELSEWHERE = {
+    "a byte order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "line ends of another system": lambda text: text.replace(b"\n", b"\r\n"),
+    "another separator than commas": lambda text: text.replace(b",", b";"),
+    "names in quotes": lambda text: text.replace(b"Step,Loss", b'"Step","Loss"'),
+}
+
+
+@pytest.mark.parametrize("how", SAVED_ELSEWHERE)
+def test_a_file_that_a_spreadsheet_saved_is_told_by_its_name_and_not_used(tmp_path, how):
+    """Its numbers may have been rounded, and a verdict on rounded numbers is none."""
+    run = make_run(tmp_path, rows=ROWS)
+    run.joinpath("metrics.csv").write_bytes(SAVED_ELSEWHERE[how](run.joinpath("metrics.csv").read_bytes()))
+    found = frames.read_runs([tmp_path])
+    assert not len(found.metrics)
+    expected = f"metrics.csv not used: another program saved it ({how}) and may have rounded its numbers"
+    assert found.runs["note"].tolist() == [expected]
+    assert tables.not_done(found.runs, found.unreadable)["reason"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("step", ["inf", "nan", "-1", "1.5", "1e300"])
+def test_a_line_of_no_step_that_a_run_can_have_is_left_out_and_noted(tmp_path, step):
+    make_run(tmp_path, rows=[*ROWS, {"Step": step, "UniquePredictions": 3}])
+    found = frames.read_runs([tmp_path])
+    assert found.metrics["Step"].tolist() == [1, 1000, 2000]
+    assert found.runs["note"].iloc[0] == "1 line(s) without a Step of their own left out"
+
+
 def test_what_is_not_finite_or_not_there_is_missing(tmp_path):
     make_run(tmp_path, rows=[{"Step": 1, "Loss": "inf"}, {"Step": 2, "Loss": "nan"}])
     assert frames.read_runs([tmp_path]).metrics[["Loss", "UniquePredictions"]].isna().all(axis=None)
@@ -150,6 +242,15 @@ def test_a_queued_run_that_never_began_is_missing_and_one_that_began_is_queued(t
         ("config.yaml", "a: [", "config.yaml: "),
         ("config.yaml", "steps: many", "steps='many'"),
         ("config.yaml", "{steps: 7, wd: {boundary: .nan}}", "wd.boundary=nan"),
+        ("config.yaml", "{steps: 7, probe: {metric: [1]}}", "config.yaml: probe.metric=[1]"),
+        ("config.yaml", "{steps: 7, eval_every: often}", "config.yaml: eval_every='often'"),
+        ("config.yaml", "steps: 1" + 400 * "0", "config.yaml: steps=1000"),
+        ("config.yaml", "{steps: 7, lr: {kind: study}}", "config.yaml: lr.kind='study': allowed are two_stage_linear"),
+        ("config.yaml", "{steps: 7, out: 2001-01-01}", "config.yaml: Object of type date"),
+        ("config.yaml", "a: !!int ''", "config.yaml: "),
+        ("config.yaml", "a: !!timestamp x", "config.yaml: "),
+        ("config.yaml", b"a: \xff", "config.yaml: 'utf-8' codec"),
+        ("run.json", b'{"label": "\xff"}', "run.json: 'utf-8' codec"),
         ("config.yaml", None, "no config.yaml"),
         ("run.json", None, "no run.json"),
     ],
@@ -157,7 +258,7 @@ def test_a_queued_run_that_never_began_is_missing_and_one_that_began_is_queued(t
 def test_a_folder_that_cannot_be_read_is_listed_with_its_reason(tmp_path, name, text, reason):
     make_run(tmp_path, seed=0, rows=ROWS)
     bad = make_run(tmp_path, seed=1, rows=ROWS)
-    (bad / name).unlink() if text is None else (bad / name).write_text(text)
+    (bad / name).unlink() if text is None else (bad / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     found = frames.read_runs([tmp_path])
     assert len(found.runs) == 1
     ((folder, why),) = found.unreadable.to_numpy().tolist()

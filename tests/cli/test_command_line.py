@@ -63,13 +63,16 @@ REFUSED = {
     ("-m", "data.cache=a,b"): f"data.cache=a,b: {QUOTE}",
     ("-m", "tokenizer.path=a,b"): f"tokenizer.path=a,b: {QUOTE}",
     ("sweeps=quickstart", "out=a,b"): f"out=a,b: {QUOTE}",
-    ("-m", "resume=a,b"): "resume=a,b: one run goes on, -m starts a sweep; leave one of the two out",
-    ("seed=1,2", "resume=R", "--multirun"): "resume=R: one run goes on, -m starts a sweep; leave one of the two out",
-    ("resume=R", "sweeps=quickstart"): "resume=R: one run goes on, sweeps=quickstart starts a sweep; leave one of the two out",
+    ("-m", "resume=a,b"): "resume=a,b: resume= continues one run, -m starts a sweep; use only one of them",
+    ("seed=1,2", "resume=R", "--multirun"): "resume=R: resume= continues one run, -m starts a sweep; use only one of them",
+    (
+        "resume=R",
+        "sweeps=quickstart",
+    ): "resume=R: resume= continues one run, sweeps=quickstart starts a sweep; use only one of them",
     (
         "resume=R",
         "hydra.mode=MULTIRUN",
-    ): "resume=R: one run goes on, hydra.mode=MULTIRUN starts a sweep; leave one of the two out",
+    ): "resume=R: resume= continues one run, hydra.mode=MULTIRUN starts a sweep; use only one of them",
     ("out=",): "out=: a path is needed",
     ("resume=''",): "resume='': a path is needed",
     # one option of each group

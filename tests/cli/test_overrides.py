@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from bitnet import train
-from bitnet.cli.compose import compose_config
-from bitnet.cli.overrides import normalise, note_repeated_keys, with_current_names, with_multirun
+from bitnet.cli.compose import compose_config, run_config
+from bitnet.cli.overrides import config_dir, normalise, note_repeated_keys, with_current_names, with_multirun
 from bitnet.common.errors import UserError
 
 _WD = "no such key; use the group wd (wd=paper, wd=none, ...), or its values wd.stage1 and wd.stage2"
@@ -79,3 +79,32 @@ def test_a_former_name_of_a_sweep_still_works_and_says_the_new_one(capsys):
     assert with_current_names(["sweeps=p2_stage2_wd", "steps=3"]) == ["sweeps=priority2_stage2_wd", "steps=3"]
     assert "sweeps=p2_stage2_wd is now called sweeps=priority2_stage2_wd" in capsys.readouterr().err
     assert with_current_names(["sweeps=rootcause", "-m"]) == ["sweeps=rootcause", "-m"] and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["p1_weight_bounds", "'p1_weight_bounds'", "p1_weight_bounds.yaml"])
+def test_every_command_knows_former_names_however_they_are_written(typed, capsys):
+    with pytest.raises(UserError, match="no such option"):
+        compose_config([f"sweeps={typed.replace('p1', 'p0')}"])
+    assert not capsys.readouterr().err
+    assert compose_config([f"sweeps={typed}"]).sweep.name == "priority1_weight_bounds"
+    assert "is now called sweeps=priority1_weight_bounds" in capsys.readouterr().err
+
+
+def test_a_sweep_in_the_user_s_own_folder_keeps_its_name(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "verify_p1.yaml").touch()
+    assert config_dir(["-m", "--config-dir", str(tmp_path)]) == config_dir([f"--config-dir={tmp_path}"]) == tmp_path
+    assert with_current_names(["sweeps=verify_p1", "sweeps=verify_p2"], tmp_path) == ["sweeps=verify_p1", "sweeps=verification2"]
+    assert capsys.readouterr().err.count("is now called") == 1
+
+
+def test_a_claim_that_is_written_once_for_several_levels_is_overridden_as_it_is_written():
+    with pytest.raises(UserError) as error:
+        compose_config(["sweeps=phase5_scaling", "sweep.claims.flat_at_the_boundary_256.bound=0.5"])
+    assert str(error.value) == (
+        "sweep.claims.flat_at_the_boundary_256: no such key; flat_at_the_boundary is written once for several levels (each); "
+        "sweep.claims.flat_at_the_boundary.KEY=VALUE changes it at all of them"
+    )
+    composed = run_config(compose_config(["sweeps=phase5_scaling", "sweep.claims.flat_at_the_boundary.bound=0.5"]))
+    bounds = {name: claim.bound for name, claim in composed.sweep.claims.items() if name.startswith("flat_at_the_boundary_")}
+    assert len(bounds) == 4 and set(bounds.values()) == {0.5}

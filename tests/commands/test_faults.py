@@ -6,6 +6,7 @@ Each moment is hit on purpose here; tests/drills hits them at random, with real 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -187,7 +188,7 @@ def test_a_disk_that_fails_ends_the_run_with_one_line_and_it_goes_on_once_there_
     assert command() == 1
     said = capfd.readouterr().err
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert os.strerror(code) in line and "goes on from the last checkpoint" in line and "Traceback" not in said
+    assert os.strerror(code) in line and "it resumes from the last checkpoint" in line and "Traceback" not in said
     run = the_run()
     assert record(run)["status"] == "failed" and os.strerror(code) in record(run)["reason"]
     before = saved(run)
@@ -232,7 +233,7 @@ def test_a_disk_that_takes_no_record_of_the_failure_is_said_to(broken, capfd, fo
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_data_is_prepared_is_one_line(code, broken, capfd, folder):
-    broken.setattr(prepared_data, "_write_durably", on_call(2, refuse(code), prepared_data._write_durably))
+    broken.setattr(prepared_data, "write_durably", on_call(2, refuse(code), prepared_data.write_durably))
     assert command() == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")]
     assert len(errors) == 1 and "data.cache=" in errors[0] and os.strerror(code) in errors[0]
@@ -259,6 +260,67 @@ def test_a_real_checkpoint_cut_off_at_any_kilobyte_or_with_any_bit_flipped_falls
         found = checkpoint.newest(newest.parent, said.append)
         assert found is not None and found.path == before and len(said) == 1 and newest.name in said[0]
         newest.with_name(newest.name + ".damaged").unlink()
+
+
+DAMAGE = {"threads": 100_000, "step": [5], "branch_at": "x", "timing": {"train_seconds": "long"}, "sessions": [1], "final": 3}
+
+
+def stopped_run(broken: pytest.MonkeyPatch) -> Path:
+    """A run that was asked to stop at its third evaluation."""
+    broken.setattr(Probe, "measure", on_call(3, ask(signal.SIGTERM, 1), REAL_MEASURE))
+    assert command() == 130
+    broken.undo()
+    return the_run()
+
+
+@pytest.mark.parametrize("key", DAMAGE)
+def test_a_record_of_wrong_types_is_set_aside_and_its_run_goes_on(key, broken, capfd, calm):
+    """100,000 threads would end in a crash of the process."""
+    run = stopped_run(broken)
+    run.joinpath("run.json").write_text(json.dumps(record(run) | {key: DAMAGE[key]}))
+    capfd.readouterr()
+    assert command(f"resume={run}") == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"error: resume={run.absolute()}: run.json: {key}") and said.count("\n") == 1
+    assert command() == 0
+    said = capfd.readouterr().err
+    assert f"note: {run.name}: run.json: {key}" in said and "resuming after step 9" in said
+    run.joinpath("run.json.damaged").unlink()
+    same_as_undisturbed(run, calm)
+
+
+def test_more_threads_than_this_machine_takes_are_refused_before_any_work(broken, capfd, folder):
+    broken.setattr(os, "cpu_count", lambda: 2)
+    for threads, said in (65, "this machine has 2 cores and takes at most 64"), (100_000, "input should be less than or equal"):
+        for more in ((), ("-m",)):
+            assert command(f"threads={threads}", *more) == 2
+            assert capfd.readouterr().err.splitlines()[-1].startswith(f"error: threads={threads}: {said}")
+    assert not list(folder.rglob("run.json"))
+
+
+def test_a_run_of_a_larger_machine_is_told_and_not_begun_with_other_threads(broken, capfd):
+    run = stopped_run(broken)
+    run.joinpath("run.json").write_text(json.dumps(record(run) | {"threads": 512}))
+    broken.setattr(os, "cpu_count", lambda: 2)
+    capfd.readouterr()
+    assert command(f"resume={run}") == 2
+    assert "error: threads=512: this machine has 2 cores" in capfd.readouterr().err
+    assert record(run)["threads"] == 512
+
+
+def test_a_file_system_that_refuses_locks_is_one_line_before_any_run(broken, capfd, folder):
+    real = fcntl.flock
+
+    def refuse(handle: int, operation: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("/.lock"):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        real(handle, operation)
+
+    broken.setattr(fcntl, "flock", refuse)
+    for more in ((), ("-m",)):
+        assert command(*more) == 2
+        errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("data: ")]
+        assert len(errors) == 1 and "can't be locked (No locks available)" in errors[0]
 
 
 # ---------------------------------------------------------------------------------------------------- untrusted input
@@ -300,7 +362,7 @@ def test_no_link_leads_a_run_out_of_out(link, folder, capfd):
     commands = [(), ("overwrite=true",), ("-m",)]
     for arguments in commands if link == "run" else [*commands, (f"resume={run}",)]:
         assert command(*arguments) == 2
-        assert "is a link that leads out of" in capfd.readouterr().err
+        assert "a symbolic link that leads outside" in capfd.readouterr().err
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
 
 

@@ -47,13 +47,20 @@ def rows(folder: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_the_report_says_what_it_said_then(old, tmp_path):
-    assert report.main([str(old / "outputs" / "p1_weight_bounds"), "--tables", str(tmp_path / "tables")]) == 0
+def check_report(old: Path, tables: Path) -> None:
+    """The report has one experiment, which says what that code's report said, and nothing of claims that came late."""
+    assert report.main([str(old / "outputs" / "p1_weight_bounds"), "--tables", str(tables)]) == 0
     then = json.loads((FIXTURE / "report.json").read_text())
     for name, of in (("claims", then["claims"]), ("learning", then["heldout_loss"])):
-        now = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
-        now = now[list(of[0])]
-        pd.testing.assert_frame_equal(now, pd.DataFrame(of).astype(now.dtypes.to_dict()), rtol=1e-9)
+        now = pd.read_csv(tables / f"{name}.csv")
+        assert now["experiment"].nunique() == 1
+        found = now[list(of[0])]
+        pd.testing.assert_frame_equal(found, pd.DataFrame(of).astype(found.dtypes.to_dict()), rtol=1e-9)
+    assert not pd.read_csv(tables / "claims.csv")["warnings"].str.contains("declared or changed").any()
+
+
+def test_the_report_says_what_it_said_then(old, tmp_path):
+    check_report(old, tmp_path / "tables")
 
 
 def test_status_and_diagnose_know_them(old, capsys):
@@ -66,14 +73,29 @@ def test_status_and_diagnose_know_them(old, capsys):
 
 
 @pytest.mark.parametrize("name", ["p1_weight_bounds", "priority1_weight_bounds"])
-def test_finished_runs_are_skipped(name, old, capfd):
-    """Under the sweep's former name, which their folder has, and under the one of today."""
+def test_finished_runs_are_skipped(name, old, capfd, tmp_path):
+    """Under the sweep's former name, which their folder has, and under the one of today; the report stays as it was."""
     before = (the_run(old / "outputs") / "metrics.csv").read_bytes()
+    declared = old / "outputs" / "p1_weight_bounds" / "sweep.json"
+    declared.write_text(declared.read_text().replace("have come back inside by the end", "are inside at the end"))
     assert train.main([*RUN, f"out={old / 'outputs'}"]) == 0
     assert train.main([f"sweeps={name}", *SWEEP, f"out={old / 'outputs'}"]) == 0
     assert ("is now called sweeps=priority1_weight_bounds" in capfd.readouterr().err) == name.startswith("p1_")
     assert (the_run(old / "outputs") / "metrics.csv").read_bytes() == before
     assert len(list(old.glob("outputs/*/*/run.json"))) == 5, "no run has a second folder"
+    assert len(json.loads(declared.read_text())["declared"]) == 2, "in other words"
+    check_report(old, tmp_path / "tables")
+
+
+def test_a_missing_run_lands_beside_the_others_under_the_name_of_today(old):
+    sweep = old / "outputs" / "p1_weight_bounds"
+    before = {p.parent.name for p in sweep.glob("*/run.json")}
+    for name in before:
+        if "seed=1" in name:
+            shutil.rmtree(sweep / name)
+    assert train.main(["sweeps=priority1_weight_bounds", *SWEEP, f"out={old / 'outputs'}"]) == 0
+    assert {p.parent.name for p in sweep.glob("*/run.json")} == before
+    assert not (old / "outputs" / "priority1_weight_bounds").exists()
 
 
 def test_a_stopped_one_goes_on_to_the_same_end(old, tmp_path):

@@ -29,13 +29,29 @@ def test_axes_are_crossed_and_names_may_hold_placeholders():
     assert list(named) == ["a_at_1", "b_at_1", "a_at_2", "b_at_2"] and named["b_at_2"] == {"explained_by": ["x_2"]}
 
 
+def test_placeholders_in_keys_are_filled_and_texts_stay_texts():
+    claim = {"each": {"key": ["lr.peak"], "lr": [3]}, "says": "{lr}", "explained_by": ["{lr}"], "arm": {"{key}": "{lr}"}}
+    assert expand_each({"at_{lr}": claim}) == {"at_3": {"says": "3", "explained_by": ["3"], "arm": {"lr.peak": 3}}}
+
+
 @pytest.mark.parametrize(
     ("claims", "said"),
     [
         ({"c": {"each": [256]}}, "sweep.claims.c.each=[256]: levels by axis are needed"),
         ({"c": {"each": {"model": []}}}, "sweep.claims.c.each={'model': []}: levels by axis are needed"),
-        ({"c": {"each": {"model": {256: "x"}}}}, "sweep.claims.c.each.model.256='x': placeholders and their values"),
-        ({"c": {"each": {"model": [1]}, "arm": {"model": "{modle}"}}}, "sweep.claims.c.arm.model: {modle} stands for nothing"),
+        ({"c": {"each": {"model": {256: "x"}}}}, "sweep.claims.c.each.model.256='x': a mapping of placeholders to values"),
+        (
+            {"c": {"each": {"model": [1]}, "arm": {"model": "{modle}"}}},
+            "sweep.claims.c.arm.model: {modle}: `each` has no axis or value named modle; did you mean 'model'?",
+        ),
+        ({"c": {"each": {"model": [1]}, "arm": {"{modle}": 1}}}, "sweep.claims.c.arm: {modle}: `each` has no axis or value"),
+        ({"c": {"each": {"a": ["x"], "b": ["x"]}, "arm": {"{a}": 1, "{b}": 2}}}, "sweep.claims.c.arm: two keys of this name, x"),
+        ({"c": {"each": {"model": {256: {"model": 3}}}}}, "sweep.claims.c.each.model.256.model: {model} stands for something"),
+        (
+            {"c": {"each": {"a": {1: {"x": 1}}, "b": {2: {"x": 2}}}}},
+            "sweep.claims.c.each.b.2.x: {x} stands for something",
+        ),
+        ({"c": {"each": {"lr": [0.1]}}}, "sweep.claims.c_0.1: a claim's name can't hold a dot; give the levels names"),
         ({"c_1": {}, "c": {"each": {"model": [1]}}}, "sweep.claims.c_1: two claims have this name"),
     ],
 )

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from bitnet.common.errors import UserError
+from bitnet.common.limits import check_threads
 from bitnet.config.identity import digest, identity
-from bitnet.config.run import RunConfig, known_keys, load_config
+from bitnet.config.run import RunConfig, known_keys, load_config, misfit_of
 
 MISSING = object()
 CLAIM = {"kind": "bound", "says": "x", "metric": "heldout_loss", "arm": {}, "expected": "at_most", "bound": 1, "margin": 1}
@@ -80,6 +81,10 @@ REFUSED = [
     ),
     ({"sweep": SWEEP | {"arms": {"one": ""}, "claims": {"a": CLAIM | {"arm": "on"}}}}, "sweep.claims.a.arm=on: no such arm"),
     ({"scale": {"name": "x", "steps": 2}}, "scale.steps=2: input should be less than or equal to 1"),
+    (
+        {"sweep": SWEEP | {"arms": {"a": "x='"}}},
+        """sweep.arms.a="x='": no closing quotation; overrides are written as""",
+    ),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
     ({"sweep": SWEEP | {"grid": {"a": [[1]]}}}, "sweep.grid.a.0=[1]: input should be a valid string"),
     ({"optimizer.betas": [0.9, 0.9, 0.9]}, "optimizer.betas=[0.9, 0.9, 0.9]: tuple should have at most 2 items"),
@@ -89,6 +94,9 @@ REFUSED = [
     ({"seed": -1}, "seed=-1: input should be greater than or equal to 0"),
     ({"seed": 2**32}, "seed=4294967296: input should be less than 4294967296"),
     ({"threads": 0}, "threads=0: input should be greater than 0"),
+    ({"threads": 1025}, "threads=1025: input should be less than or equal to 1024"),
+    ({"steps": 10**400}, "steps=1000"),
+    ({"probe.prompts": 10**16}, "probe.prompts=10000000000000000: input should be less than or equal to"),
     ({"lr.peak": float("nan")}, "lr.peak=nan: "),
     ({"lr.peak": float("inf")}, "lr.peak=inf: input should be a finite number"),
     ({"lr.boundary": 1}, "lr.boundary=1: input should be less than 1"),
@@ -248,3 +256,37 @@ def test_a_configuration_cannot_be_changed(values):
     config = load_config(values())
     with pytest.raises(ValueError, match="frozen"):
         config.steps = 3
+
+
+# ------------------------------------------------------------------------------------------------- other versions, machines
+def test_a_configuration_that_was_written_down_fits(values):
+    written = yaml.safe_load(yaml.safe_dump(load_config(values("sweeps=quickstart")).model_dump(mode="json")))
+    assert misfit_of(written) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"new_key": 1}, None),
+        ({"lr": {"peak": 1e-3}}, None),  # without a kind
+        ({"sweep": SWEEP | {"claims": {"a": {"of": "another version"}}, "published": ["gone"]}}, None),
+        ({"steps": "10"}, "steps='10': input should be a valid integer"),
+        ({"batch_size": True}, "batch_size=True: a number is needed, not a truth value"),
+        ({"model": None}, "model=None: a group of keys is needed"),
+        ({"lr.kind": "gone"}, "lr.kind='gone': allowed are "),
+        ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
+    ],
+)
+def test_what_another_version_has_not_or_has_more_is_no_misfit(changes, said, values):
+    found = misfit_of(changed(values(), changes))
+    assert found is None if said is None else found.startswith(said)
+    assert misfit_of({"steps": 5}) is None
+
+
+def test_a_machine_takes_a_few_threads_a_core(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    check_threads(64)
+    with pytest.raises(UserError, match=r"^threads=65: this machine has 2 cores and takes at most 64; "):
+        check_threads(65)
+    monkeypatch.setattr("os.cpu_count", lambda: 128)
+    check_threads(512)

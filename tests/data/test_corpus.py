@@ -67,7 +67,7 @@ def library(folder, name, count):
 
 def test_one_library_does_not_fill_the_budget_while_others_wait(tmp_path, monkeypatch):
     files = [f for i in range(8) for f in library(tmp_path, f"small{i}", 3)] + list(library(tmp_path, "large", 200))
-    monkeypatch.setattr(pydocs, "_source_files", lambda: iter(files))
+    monkeypatch.setattr(pydocs, "source_files", lambda: iter(files))
     chosen = pydocs.read_documentation(2000)
     assert sum("small" in text for text in chosen) == 24
     assert sum(map(len, chosen)) > 1900  # what the small ones leave over goes to the large one
@@ -76,7 +76,7 @@ def test_one_library_does_not_fill_the_budget_while_others_wait(tmp_path, monkey
 def test_pydocs_mixes_the_documents_of_all_files(tmp_path, monkeypatch):
     path = tmp_path / "many.py"
     path.write_text("\n".join(f'def f{i}():\n    """Function number {i:02} is here."""' for i in range(20)))
-    monkeypatch.setattr(pydocs, "_source_files", lambda: iter([("one", "many.py", path)]))
+    monkeypatch.setattr(pydocs, "source_files", lambda: iter([("one", "many.py", path)]))
     chosen = pydocs.read_documentation(10_000)
     assert len(chosen) == 20 and chosen != sorted(chosen)
 

@@ -65,7 +65,7 @@ def test_a_text_in_token_form_is_told(tmp_path, text):
     assert not any("<unk>" in line for line in said), "a text about such texts"
     text.write_text(text.read_text() + "a <unk> word\n" * 30)
     prepare(text_data(tmp_path, text), BPE, say=said.append)
-    assert "says '<unk>' 33 times" in said[-1]
+    assert "contains '<unk>' 33 times" in said[-1]
 
 
 def test_the_manifest_counts_what_is_there(tmp_path, text):
@@ -170,6 +170,49 @@ def test_a_hash_that_is_not_that_of_the_files_is_noticed(tmp_path, text):
     path = prepared.folder / "manifest.json"
     path.write_text(path.read_text().replace(prepared.sha256, "0" * 64))
     assert prepare(text_data(tmp_path, text), BPE, say=lambda _: None).sha256 == prepared.sha256
+
+
+def change_manifest(folder, change, *, old):
+    """Change a manifest as an editor would; `old`: one of before manifests had a hash of their own."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if old:
+        del manifest["manifest_sha256"]
+    change(manifest)
+    path.write_text(json.dumps(manifest, indent=2))
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["today", "without a hash"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(dtype="uint32"),
+        lambda m: m.update(dtype="int16"),
+        lambda m: m.update(unigram_entropy=m["unigram_entropy"] + 0.1),
+        lambda m: m["counts"]["train"].update(tokens=m["counts"]["train"]["tokens"] - 1),
+        lambda m: m["files"].pop("heldout.bin"),
+    ],
+)
+def test_a_manifest_that_was_changed_is_noticed(tmp_path, text, change, old):
+    """A changed dtype or entropy was taken as it stood: the run went on with other losses."""
+    first = prepare(text_data(tmp_path, text), BPE, say=lambda _: None)
+    change_manifest(first.folder, change, old=old)
+    said = []
+    again = prepare(text_data(tmp_path, text), BPE, say=said.append)
+    assert "does not match its manifest" in said[0]
+    assert (again.sha256, again.unigram_entropy) == (first.sha256, first.unigram_entropy)
+    assert again.manifest["dtype"] == "uint16"
+
+
+def test_the_whole_manifest_is_hashed_and_one_of_before_is_still_good(tmp_path, text):
+    first = prepare(text_data(tmp_path, text), BPE, say=lambda _: None)
+    change_manifest(first.folder, lambda m: None, old=True)
+    said = []
+    assert prepare(text_data(tmp_path, text), BPE, say=said.append).sha256 == first.sha256 and said == []
+    first = prepare(text_data(tmp_path / "b", text), BPE, say=lambda _: None)
+    change_manifest(first.folder, lambda m: m["versions"].update(numpy="0"), old=False)
+    prepare(text_data(tmp_path / "b", text), BPE, say=said.append)
+    assert "manifest.json has changed" in said[0]
 
 
 PREPARE = "print(data.prepare(source, bpe, say=lambda line: print(line, flush=True)).sha256)"

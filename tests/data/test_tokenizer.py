@@ -1,11 +1,17 @@
 """Both tokenizers: whole, exact and the same every time."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from bitnet.common.errors import UserError
+from bitnet.common.paths import PACKAGE
 from bitnet.config.data import BPETokenizer, GPT2Tokenizer
 from bitnet.data import tokenizer
 from bitnet.data.tokenizer import END_MARK, decode, end_mark_id, fingerprint, gpt2, train_bpe
@@ -116,3 +122,28 @@ def test_documents_need_an_end_mark(tmp_path):
     (tmp_path / "merges.txt").write_text("")
     with pytest.raises(UserError, match=r"data\.encode=lines"):
         end_mark_id(gpt2(local(tmp_path)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_ctrl_c_while_a_tokenizer_is_trained_is_heeded_at_once_and_leaves_nothing(tmp_path):
+    """On this text the library merges pairs for half a minute, in one call."""
+    rng = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    (tmp_path / "text.txt").write_text("\n".join("".join(rng.choices(letters, k=60)) for _ in range(100_000)))
+    text = [f"data.paths=[{tmp_path}/text.txt]", f"data.cache={tmp_path}/cache", "tokenizer.vocab_size=60000"]
+    command = [sys.executable, "-m", "bitnet.prepare", "data=text", "data.encode=documents", *text]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith("data: preparing")
+    time.sleep(3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (130, "interrupted; the same command starts over\n")
+    assert time.monotonic() - began < 10
+    assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []

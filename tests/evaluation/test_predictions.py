@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from bitnet.evaluation.predictions import Predictions, _bf16_histogram, distinct, entropy_of_counts, mean_magnitude, percentiles
+from bitnet.evaluation.predictions import Predictions, bf16_histogram, distinct, entropy_of_counts, mean_magnitude, percentiles
 from bitnet.runs.columns import PERCENTILES
 
 N, V = 60, 37
@@ -122,7 +122,7 @@ def test_a_spread_far_smaller_than_the_mean():
 
 # ---------------------------------------------------------------------------------------------------------- percentiles
 def bf16_percentiles(x: Tensor, shares: list[float]) -> list[float]:
-    return percentiles(_bf16_histogram(x), shares).tolist()
+    return percentiles(bf16_histogram(x), shares).tolist()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 3e4, 1e30])
@@ -144,7 +144,7 @@ def test_every_bfloat16_value_comes_back_in_order():
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
     line = bits[torch.isfinite(bits)].sort().values
     n = line.numel()
-    got = percentiles(_bf16_histogram(line.float()), [(k + 1) / n for k in range(0, n, 97)])
+    got = percentiles(bf16_histogram(line.float()), [(k + 1) / n for k in range(0, n, 97)])
     assert torch.equal(got, line[::97].double())
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -22,6 +24,7 @@ from small import TINY
 
 from bitnet import report
 from bitnet.cli.overrides import starts_local_runs
+from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE
 from bitnet.config.run import load_config
 from bitnet.launch import display, fork_client, local, resources
@@ -48,12 +51,39 @@ def update(self, step):
         os._exit(0)
     if fault == 1.2:
         os.kill(os.getppid(), signal.SIGKILL)
+    if fault == 1.3:
+        os.kill(os.getpid(), signal.SIGSTOP)
     return real(self, step)
 Trainer.update = update
 """
 
 
-def command(*arguments: str, faults: Path | None = None) -> subprocess.Popen:
+# Likewise: removes the folder of the run of seed 1.
+REMOVING = {
+    "before": """
+import shutil
+from bitnet.launch import fork_client
+real = fork_client.ForkServer.start
+def start(self, job):
+    if "seed=1" in job["folder"]:
+        shutil.rmtree(job["folder"])
+    real(self, job)
+fork_client.ForkServer.start = start
+""",
+    "at_work": """
+import shutil
+from bitnet.runs.metrics_file import MetricsFile
+real = MetricsFile.append
+def append(self, values):
+    if "seed=1" in self.path.parent.name and values["Step"] == 4:
+        shutil.rmtree(self.path.parent)
+    real(self, values)
+MetricsFile.append = append
+""",
+}
+
+
+def command(*arguments: str, faults: Path | None = None, nohup: bool = False) -> subprocess.Popen:
     places = [str(PACKAGE.parent), *([str(faults)] if faults else []), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, "-m", "bitnet.train", *arguments, *TINY],
@@ -61,6 +91,7 @@ def command(*arguments: str, faults: Path | None = None) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL),
     )
 
 
@@ -83,10 +114,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_one_arms_end_leaves_the_others_alone_and_the_next_launch_runs_just_those(folder):
-    (folder / "faults").mkdir()
-    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
     sweep = ["-m", "steps=20", "clip.max_norm=0.4,0.5,0.6,0.7,0.8,0.9,1.1"]
-    broken = command(*sweep, faults=folder / "faults")
+    broken = command(*sweep, faults=faults(folder))
     said = broken.communicate(timeout=120)[1]
     statuses = {name: r["status"] for name, r in records().items()}
     norms = {n: f"clip.max_norm={n}" for n in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1)}
@@ -113,28 +142,114 @@ def test_one_arms_end_leaves_the_others_alone_and_the_next_launch_runs_just_thos
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")
-def test_when_the_process_that_forks_the_runs_is_killed_one_line_and_the_summary_say_so(folder):
-    (folder / "faults").mkdir()
-    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
+def test_when_the_process_that_forks_the_runs_is_killed_no_run_is_lost_and_one_line_says_so(folder):
     sweep = ["-m", "steps=20", "clip.max_norm=1.2,0.9", "launcher.jobs=1"]
-    broken = command(*sweep, faults=folder / "faults")
+    broken = command(*sweep, faults=faults(folder))
     said = broken.communicate(timeout=120)[1]
-    assert broken.returncode == 1 and "Traceback" not in said, said
-    assert "forked from was killed by SIGKILL (out of memory?); 1 runs may be at work without it, 1 were not begun" in said
-    assert records()["clip.max_norm=0.9"]["status"] == "queued" and "1 queued" in said
-    again = command(*sweep)
-    said = again.communicate(timeout=120)[1]
-    assert again.returncode == 0, said
+    assert broken.returncode == 0 and "Traceback" not in said, said
+    (line,) = [line for line in said.splitlines() if "forked from" in line]
+    assert line.endswith("was killed by SIGKILL (out of memory?); it is started again, and 1 run at work waited for")
     assert {(r["status"], r["step"], len(r["sessions"])) for r in records().values()} == {("done", 20, 1)}  # it had gone on
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")
+def test_runs_that_outlived_the_process_they_were_forked_from_are_asked_to_stop_too(folder):
+    sweep = ["-m", "steps=1000000", "data.at_end=repeat", "clip.max_norm=1.2,0.9"]
+    broken = command(*sweep, faults=faults(folder))
+    until_said(broken, "started again")
+    broken.send_signal(signal.SIGTERM)
+    assert broken.wait(timeout=60) == 130
+    wait_for(lambda: {r["status"] for r in records().values()} == {"queued"})
+
+
+def test_a_process_to_fork_runs_from_that_dies_at_every_start_is_given_up(folder, monkeypatch, capfd):
+    monkeypatch.setattr(
+        fork_client, "_COMMAND", (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    )
+    record = RunRecord(folder / "run")
+    record.create({}, {})
+    assert local.run_all([record.folder], "cpu", 1, 1) == {record.folder: 1}
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == local.MOST_DEATHS and "3 times in a row; 0 runs at work may go on without it, 1 not begun" in said[-1]
+    assert record.read()["status"] == "queued"
+
+
+# --------------------------------------------------------------------------------------------------------- runs that hang
+def sweep_with_a_hung_run(folder: Path, *more: str) -> subprocess.Popen:
+    """A sweep of which one run is done, and the other has been stopped in the middle of a step."""
+    process = command("-m", "steps=20", "checkpoint.every=1", "clip.max_norm=1.3,0.9", *more, faults=faults(folder))
+    wait_for(lambda: {(r["status"], r["step"]) for r in records().values()} == {("done", 20), ("running", 2)})
+    return process
+
+
+def goes_on_afterwards() -> None:
+    again = command("-m", "steps=20", "checkpoint.every=1", "clip.max_norm=1.3,0.9")
+    said = again.communicate(timeout=120)[1]
+    assert again.returncode == 0, said
+    assert {(r["status"], r["step"]) for r in records().values()} == {("done", 20)}
+    assert records()["clip.max_norm=1.3"]["sessions"][-1]["after_step"] == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_hung_run_is_killed_some_seconds_after_the_second_request_and_at_once_on_the_third(times, folder):
+    hung = sweep_with_a_hung_run(folder)
+    for time_asked in range(times):
+        assert hung.poll() is None, f"ended after {time_asked} requests"
+        hung.send_signal(signal.SIGINT)
+        time.sleep(1.0)
+    said = hung.communicate(timeout=60)[1]
+    lines = [line for line in said.splitlines() if line.startswith("SIGINT: ")]
+    assert hung.returncode == 130 and "Traceback" not in said, said
+    assert "those at work save and end; a second signal gives them 5 s" in lines[0]
+    assert "still at work in 5 s are killed" in lines[1] and "a third signal kills them at once" in lines[1]
+    assert len(lines) == times and (times < 3 or "kills 1 run at once" in lines[2])
+    run = records()["clip.max_norm=1.3"]
+    assert run["status"] == "queued" and run["reason"].startswith("killed when asked to stop again")
+    goes_on_afterwards()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_when_the_process_that_forks_the_runs_hangs_as_well_the_third_request_ends_all(folder):
+    hung = sweep_with_a_hung_run(folder)
+    (server,) = Path(f"/proc/{hung.pid}/task/{hung.pid}/children").read_text().split()
+    os.kill(int(server), signal.SIGSTOP)
+    for _ in range(3):
+        hung.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+    assert hung.wait(timeout=60) == 130
+    assert records()["clip.max_norm=1.3"]["status"] == "queued"
+    goes_on_afterwards()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")
+def test_a_run_without_a_heartbeat_has_failed_and_the_others_go_on(folder):
+    hung = sweep_with_a_hung_run(folder, "launcher.stalled_minutes=0.1")
+    said = hung.communicate(timeout=60)[1]
+    assert hung.returncode == 1, said
+    run = records()["clip.max_norm=1.3"]
+    assert (run["status"], run["reason"]) == ("failed", "stalled: no heartbeat for 0.1 minutes (launcher.stalled_minutes)")
+    assert said.count("it is killed, the others go on") == 1
+    goes_on_afterwards()
+
+
 def test_failed_runs_are_left_alone_when_asked(folder):
-    (folder / "faults").mkdir()
-    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
-    command("-m", "steps=20", "clip.max_norm=0.4,0.5", faults=folder / "faults").communicate(timeout=120)
+    command("-m", "steps=20", "clip.max_norm=0.4,0.5", faults=faults(folder)).communicate(timeout=120)
     again = command("-m", "steps=20", "clip.max_norm=0.4,0.5", "launcher.retry=0")
     again.communicate(timeout=120)
     assert records()["clip.max_norm=0.5"]["status"] == "failed" and again.returncode == 1
+
+
+def faults(folder: Path) -> Path:
+    """A folder that makes every Python process with it on its path break runs as FAULTS says."""
+    (folder / "faults").mkdir()
+    (folder / "faults" / "sitecustomize.py").write_text(FAULTS)
+    return folder / "faults"
+
+
+def until_said(process: subprocess.Popen, words: str) -> None:
+    while words not in (line := process.stderr.readline()):
+        assert line, f"it ended without saying {words!r}"
 
 
 def wait_for(condition, seconds: float = 60) -> None:
@@ -148,7 +263,7 @@ def evaluations() -> list[int]:
     return [len(p.read_text().splitlines()) for p in Path("outputs").glob("*/*/metrics.csv")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_it_saves_every_run_and_goes_on_later(number):
     sweep = ["-m", "steps=2000", "eval_every=50", "seed=0,1,2"]
     first = command(*sweep)
@@ -161,6 +276,14 @@ def test_stopped_it_saves_every_run_and_goes_on_later(number):
     again = command(*sweep)
     assert again.wait(timeout=120) == 0
     assert {(r["status"], r["step"]) for r in records().values()} == {("done", 156)}
+
+
+def test_under_nohup_a_hangup_stops_neither_the_sweep_nor_a_run(folder):
+    process = command("-m", "steps=150", "eval_every=10", "seed=0,1", nohup=True)
+    wait_for(lambda: sum(evaluations()) > 4)
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(timeout=120) == 0
+    assert {(r["status"], r["step"], len(r["sessions"])) for r in records().values()} == {("done", 150, 1)}
 
 
 SLOW_START = """
@@ -443,6 +566,32 @@ def test_a_run_that_is_stopped_while_it_waits_for_a_gpu_stays_in_the_queue(folde
         own.stop()
         assert exits(own, 1) == {"run": 130}
     assert frozen.read()["status"] == "queued" and "stopped by SIGTERM at step 7" in frozen.read()["reason"]
+
+
+def test_a_lease_that_the_file_system_refuses_is_told_in_one_line(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(UserError, match=r"gpu-0-0\.lock: can't be locked \(No locks available\), .*TMPDIR"),
+        lease("0", 1, tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("when", ["before", "at_work"])
+def test_a_run_folder_that_is_removed_ends_that_run_alone(folder, when):
+    """By another process, before the run begins or at its third step."""
+    (folder / "sitecustomize.py").write_text(REMOVING[when])
+    running = command("-m", "seed=0,1,2", "steps=6", "eval_every=2", "launcher.jobs=1", faults=folder)
+    err = running.communicate(timeout=120)[1]
+    assert running.returncode == 1 and "Traceback" not in err
+    assert {name: r["status"] for name, r in records().items()} == {"seed=0": "done", "seed=2": "done"}
+    said = [line for line in err.splitlines() if "seed=1" in line]
+    assert any(line.startswith("[") and line.endswith("unreadable: no run.json") for line in said)
+    assert any(line.startswith("unreadable: ") and line.endswith("no run.json") for line in said)
+    assert "2 done, 1 unreadable" in err
 
 
 def test_the_machine_is_divided_among_runs(monkeypatch):

@@ -17,7 +17,8 @@ from bitnet import status
 from bitnet.launch import monitor, slurm_queue, status_view
 from bitnet.runs.record import SCHEMA
 
-HOUR_AGO = time.time() - 3600
+NOW = time.time()
+HOUR_AGO = NOW - 3600
 
 
 def run(top: Path, name: str, state: str, *, beat: float | None = None, log: str = "", **facts: object) -> Path:
@@ -35,7 +36,7 @@ def run(top: Path, name: str, state: str, *, beat: float | None = None, log: str
 
 
 def by_name(top: Path) -> dict[str, monitor.RunState]:
-    return {s.folder.name: s for s in monitor.run_states(top, time.time())}
+    return {s.folder.name: s for s in monitor.Monitor(top)()}
 
 
 def test_a_run_without_heartbeat_is_stalled_and_shows_what_it_said_last(tmp_path):
@@ -55,13 +56,65 @@ def test_a_run_in_its_first_step_has_no_speed_yet(tmp_path):
     assert by_name(tmp_path)["new"].detail == ""
 
 
+@pytest.mark.parametrize(
+    ("ahead", "written", "state", "said"),
+    [
+        (30, HOUR_AGO, "running", "loss 3.500, 1,000 tokens/s, 01:30 left"),  # clocks of two machines differ a little
+        (86_400, HOUR_AGO, "stalled", "no heartbeat for 3,600 s; its clock is 86,400 s ahead of this machine's"),
+        (86_400, NOW, "running", "loss 3.500, 1,000 tokens/s, 01:30 left; its clock is 86,400 s ahead of this machine's"),
+        (86_400, NOW + 86_400, "stalled", "no heartbeat for 3,600 s; its clock is 86,400 s ahead of this machine's"),
+    ],
+    ids=["a little", "long ago", "file system", "file system too"],
+)
+def test_a_heartbeat_of_the_future_keeps_no_run_alive(tmp_path, ahead, written, state, said):
+    folder = run(tmp_path, "one", "running", beat=NOW + ahead)
+    os.utime(folder / ".progress.json", (written, written))
+    (found,) = monitor.Monitor(tmp_path, lambda: NOW)()
+    assert (found.status, found.detail) == (state, said)
+
+
+def test_a_record_of_the_future_keeps_no_run_alive(tmp_path):
+    folder = run(tmp_path, "one", "running")
+    os.utime(folder / "run.json", (NOW + 86_400, NOW + 86_400))
+    (found,) = monitor.Monitor(tmp_path, lambda: NOW)()
+    assert (found.status, found.detail) == ("stalled", "no heartbeat")
+
+
+@pytest.mark.parametrize("beat", [{"step": [5]}, {"time": "now"}, {"time": None}, {"left": float("inf")}, {"loss": "low"}])
+def test_a_damaged_heartbeat_is_none_and_is_told(tmp_path, beat, capsys):
+    run(tmp_path, "whole", "running", beat=NOW)
+    values = {"time": NOW, "step": 42, "loss": 3.5, "tokens_per_second": 1000, "left": 90}
+    folder = run(tmp_path, "one", "running")
+    (folder / ".progress.json").write_text(json.dumps(values | beat))
+    found = {s.folder.name: s for s in monitor.Monitor(tmp_path, lambda: NOW)()}
+    assert (found["whole"].status, found["one"].status, found["one"].step) == ("running", "stalled", 10)
+    (key,) = beat
+    assert found["one"].detail.startswith(f"no heartbeat for 3,600 s; .progress.json: {key}=")
+    assert len([line for line in shown(tmp_path, capsys) if line.count("\t") == 3]) == 2
+
+
+def test_a_reason_of_many_lines_is_one_line(tmp_path, capsys):
+    run(tmp_path, "one", "failed", reason="first\nsecond\tthird \x1b[31m")
+    assert shown(tmp_path, capsys)[0].split("\t")[3] == "first second third \\x1b[31m"
+
+
+def test_a_record_of_wrong_types_is_one_line_and_hides_no_other_run(tmp_path, capsys):
+    run(tmp_path, "whole", "done")
+    run(tmp_path, "one", "done", final={"heldout_loss": "low"})
+    run(tmp_path, "two", "running", threads=100_000)
+    found = by_name(tmp_path)
+    assert {name: s.status for name, s in found.items()} == {"whole": "done", "one": "unreadable", "two": "unreadable"}
+    assert found["two"].detail == "run.json: threads=100000: input should be less than or equal to 1024"
+    assert "inspect an unreadable run: cat" in "\n".join(shown(tmp_path, capsys))
+
+
 def test_failures_come_first_and_keep_their_reason(tmp_path):
     run(tmp_path, "a-done", "done", final={"heldout_loss": 2.5})
     run(tmp_path, "b-failed", "failed", reason="RuntimeError: broken")
     run(tmp_path, "c-queued", "queued", reason="stopped by SIGINT at step 10; launch again to go on")
     (tmp_path / "sweep" / "d-torn").mkdir()
     (tmp_path / "sweep" / "d-torn" / "run.json").write_text('{"status": "do')
-    found = monitor.run_states(tmp_path, time.time())
+    found = monitor.Monitor(tmp_path)()
     assert [s.folder.name for s in found] == ["b-failed", "c-queued", "a-done", "d-torn"]
     assert found[0].detail == "RuntimeError: broken" and "2.500" in found[2].detail
     assert found[3].status == "unreadable" and found[3].step is None
@@ -188,7 +241,7 @@ def test_a_task_is_known_by_its_own_number_too(cluster):
 def test_a_beating_run_runs_and_shows_its_job(tmp_path, cluster):
     run(tmp_path / "runs", "one", "running", beat=time.time(), slurm={"job": 7})
     cluster(queue_line("7", 7, "RUNNING", 1))
-    (found,) = monitor.run_states(tmp_path / "runs", time.time(), slurm_queue.query(["7"]))
+    (found,) = monitor.Monitor(tmp_path / "runs")()
     assert found.status == "running" and found.detail.endswith("left; job 7 running, requeued 1x")
 
 
@@ -241,7 +294,7 @@ def test_hidden_folders_are_not_runs(tmp_path):
 def test_markup_in_a_name_stays_text(tmp_path):
     run(tmp_path, "label=[red]x", "failed", reason="[bold]no[/bold]")
     console = Console(record=True, width=200, file=io.StringIO())
-    console.print(status_view.table(monitor.run_states(tmp_path, time.time()), tmp_path, 9))
+    console.print(status_view.table(monitor.Monitor(tmp_path)(), tmp_path, 9))
     shown = console.export_text()
     assert "[red]x" in shown and "[bold]no[/bold]" in shown
 

@@ -234,7 +234,7 @@ def test_runs_whose_jobs_ended_without_a_word_are_failed_others_stay_as_they_are
     submit(folders, wait=True)
     records = [RunRecord(f).read() for f in folders]
     assert [r["status"] for r in records] == ["failed", "done", "queued", "failed"]
-    assert "job 1_0 ended without a word" in records[0]["reason"] and "before the run began" in records[3]["reason"]
+    assert "job 1_0 ended without recording a result" in records[0]["reason"] and "before the run began" in records[3]["reason"]
 
 
 def test_a_queue_that_does_not_answer_is_asked_again(cluster, tmp_path, monkeypatch, capsys):
@@ -263,7 +263,7 @@ def test_its_knobs_reach_the_job_and_no_name(values):
     assert launcher.partition == "gpu" and launcher.extra == {"nodelist": "node7"}
     typed = ["launcher=slurm", "launcher.cpus=2", "+launcher.extra.hold=true", "steps=5"]
     assert readable_overrides(typed, seed=True) == ["steps=5"]
-    with pytest.raises(UserError, match="signal_seconds=60 leaves nothing"):
+    with pytest.raises(UserError, match="signal_seconds=60 is not shorter than"):
         load_config(values("launcher=slurm", "launcher.time_minutes=1", "launcher.signal_seconds=60"))
 
 
@@ -369,5 +369,5 @@ def test_out_of_requeues_it_saves_and_says_what_to_do(cluster, folder, tmp_path)
     last.communicate(timeout=180)
     stopped = RunRecord(folder).read()
     assert last.returncode == 1 and requeued(cluster) == []
-    assert stopped["status"] == "queued" and stopped["step"] > 0 and "launch again to go on" in stopped["reason"]
+    assert stopped["status"] == "queued" and stopped["step"] > 0 and "the same command resumes" in stopped["reason"]
     assert "timed-out too many times" in (folder / "log.txt").read_text()

@@ -256,7 +256,7 @@ def test_the_dry_step_keeps_alive_what_a_real_one_does(values, overrides):
     with torch.device("meta"):
         model = BitNet(config.model, config.quant, 64, max(config.seq_len, config.probe.context_length))
     # the CPU has an attention of its own that keeps less, and batches come from outside of torch
-    assert cost._peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
+    assert cost.peak_of_a_step(model, config, 64, {}) == pytest.approx(live.peak, rel=0.1)
 
 
 def test_live_bytes_follow_what_is_alive():
@@ -323,11 +323,11 @@ def test_help_has_an_example(capsys):
     [
         (
             "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: bf16}, against: b, expected: lower, margin: 1}",
-            ["claims about runs that are not part of this command: c.arm (arm=a, quant=bf16); they stay inconclusive"],
+            ["claims about runs that are not part of this command: c.arm (arm=a, quant=bf16); they will be inconclusive"],
         ),
         (
             "{kind: bound, says: x, metric: heldout_loss, arm: a, expected: at_most, bound: 1, at: 5000}",
-            ["claims about steps after the last one (", "): c; they stay inconclusive"],
+            ["claims about steps after the last one (", "): c; they will be inconclusive"],
         ),
     ],
 )
@@ -340,3 +340,19 @@ def test_claims_about_what_is_not_asked_for_are_told_before_anything_is_trained(
     assert plan.main([*SMALL, "sweeps=mine", f"--config-dir={tmp_path}", "--no-measure"]) == 0
     told = capsys.readouterr().err
     assert all(text in told for text in said)
+
+
+def test_a_claim_that_compares_numbers_of_two_kinds_is_told_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "sweeps").mkdir()
+    sides = "arm: a, against: b, expected: lower, margin: 1"
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "# @package _global_\nsweep:\n  name: mine\n  question: x\n"
+        "  arms: {a: probe.contexts=10, b: probe.contexts=20}\n  claims:\n"
+        f"    counts: {{kind: contrast, says: x, metric: contexts_uniq, {sides}}}\n"
+        f"    losses: {{kind: contrast, says: x, metric: heldout_loss, {sides}}}\n"
+    )
+    small = [given for given in SMALL if not given.startswith("probe.contexts")]
+    assert plan.main([*small, "sweeps=mine", f"--config-dir={tmp_path}", "--no-measure"]) == 0
+    told = capsys.readouterr().err
+    assert "claim counts: the sides have contexts_uniq at different probe.contexts (10, 20)" in told
+    assert "claim losses" not in told

@@ -131,8 +131,13 @@ def test_the_answer_is_what_the_verdicts_are(text):
 def test_a_claim_has_its_numbers_beside_the_published_ones(text):
     assert re.search(r"-1\.99 \[-2\.\d+, -1\.\d+\] nats \(5\.02 minus 7\.01\) n=3 WD 0\.0 is the fix", text)
     assert "0: -2, 1: -1.99, 2: -1.98" in text
-    assert "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, and is wide" in text
+    assert "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, is wide, and" in text
     assert "heldout_loss at the end: optimizer=adamw minus optimizer=adam_l2, claimed: lower by at least 0.5" in text
+
+
+def test_numbers_of_written_text_stand_beside_the_text_s_own_and_say_which_side_is_good(text):
+    assert "the held-out text itself" in text
+    assert "Good is near the value of the held-out text itself; more is not better. Random tokens" in text
 
 
 def test_a_run_that_began_as_another_one_says_so(text):
@@ -162,7 +167,7 @@ def test_whatever_was_written_into_a_record_stays_text(tmp_path):
     nasty |= {"overrides": [NASTY], "versions": {NASTY: NASTY}, "git": {"commit": NASTY}, "started": NASTY}
     for seed in range(3):
         run = make_run(folder, seed=seed, rows=rows(9, 8, 7 + 0.01 * seed), **{k: v for k, v in nasty.items() if k != "arm"})
-        (run / "samples.json").write_text(json.dumps({"step": NASTY, "samples": [dict.fromkeys(("prompt", "greedy"), NASTY)]}))
+        (run / "samples.json").write_text(json.dumps({"step": 7, "samples": [dict.fromkeys(("prompt", "greedy"), NASTY)]}))
         record = run / "run.json"
         record.write_text(json.dumps(json.loads(record.read_text()) | {"arm": NASTY}))
     claim = CONTRAST | {"says": NASTY, "published": NASTY, "arm": NASTY, "against": {}}
@@ -171,6 +176,16 @@ def test_whatever_was_written_into_a_record_stays_text(tmp_path):
     assert "<img" not in source and "</script" not in source
     assert not _Page(source).open
     assert _Page(source).text.count(NASTY) > 10
+
+
+def test_samples_that_cannot_be_read_are_told_and_the_rest_is_shown(tmp_path):
+    for seed, content in enumerate([b"\xff", b'{"samples": [{"prompt": 3}]}', b'{"samples": [{"prompt": "To be"}]}']):
+        run = make_run(tmp_path / "s", seed=seed, rows=rows(9, 8, 7))
+        (run / "samples.json").write_bytes(content)
+    text = " ".join(_Page(report(tmp_path)).text.split())
+    assert "seed 0: its samples are not shown: samples.json: 'utf-8' codec can't decode" in text
+    assert "seed 1: its samples are not shown: samples.json: samples.0.prompt=3: input should be a valid string" in text
+    assert "To be" in text
 
 
 def test_a_continuation_of_line_breaks_alone_can_be_seen(tmp_path):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import pandas as pd
 import pytest
 from run_folders import evaluations, make_run
 
 from bitnet.analysis import published
 from bitnet.report import main
+from bitnet.reporting import text_layout
+from bitnet.reporting.report import write_tables
 
 STEPS = [1, 1000, 5000, 6000, 10000]
 
@@ -104,6 +109,41 @@ def test_every_table_is_written_as_csv_and_parquet(sweep, tmp_path, capsys):
     pd.testing.assert_frame_equal(pd.read_csv(text), pd.read_parquet(binary), check_dtype=False)
 
 
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_text_like_a_formula_is_a_text_in_a_spreadsheet(tmp_path, capsys, text):
+    """In every table; Parquet, which no spreadsheet opens, keeps the true text."""
+    for seed, state in enumerate(("done", "failed")):
+        rows = evaluations(STEPS, [20, 16, 2, 10, 13])
+        make_run(tmp_path / "x", seed=seed, sweep=text, label=text, status=state, reason=text, rows=rows)
+        path = tmp_path / "x" / f"wd=paper-256-10000-{seed}" / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"arm": text}))
+    printed(capsys, tmp_path)
+    found = set()
+    for file in (tmp_path / "tables").glob("*.csv"):
+        with file.open(newline="", encoding="utf-8") as lines:
+            found |= {cell for row in csv.reader(lines) for cell in row}
+    assert not {cell for cell in found if cell[:1] in tuple("=+-@\t\r\n") and not is_number(cell)}
+    assert "'" + text.replace("\r", "\n") in found
+    assert pd.read_parquet(tmp_path / "tables" / "not_done.parquet")["reason"].tolist() == [text, text]
+
+
+def is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def test_negative_numbers_stay_numbers(tmp_path):
+    frame = pd.DataFrame({"number": [-1.5, 2.0], "text": ["-1.5e-3", "-x"], "none": [None, "a\rb"]})
+    write_tables({"t": frame}, tmp_path)
+    assert (tmp_path / "t.csv").read_bytes() == b'number,text,none\n-1.5,-1.5e-3,\n2.0,\'-x,"a\nb"\n'
+
+
 def test_the_tables_folder_is_not_mistaken_for_a_run(sweep, capsys):
     assert printed(capsys, sweep) == printed(capsys, sweep)
 
@@ -121,6 +161,37 @@ def test_a_file_gets_what_would_be_printed(sweep, tmp_path, capsys, name, style,
     file = tmp_path / "new" / name
     assert printed(capsys, sweep, "--out", file, *style) == ""
     assert line(file.read_text(encoding="utf-8"), sign)
+
+
+SPECIAL = r"_ & % $ # { } ~ ^ \ | ` <b> [x](y) *z*"
+
+
+@pytest.mark.parametrize(
+    ("style", "escaped"),
+    [
+        ("md", r"\_ &amp; % \$ \# \{ \} \~ \^ \\ \| \` &lt;b&gt; \[x\](y) \*z\*"),
+        (
+            "latex",
+            r"\_ \& \% \$ \# \{ \} \textasciitilde{} \^{} \textbackslash{} | ` \ensuremath{<}b\ensuremath{>} [x](y) *z*",
+        ),
+        ("plain", SPECIAL),
+    ],
+)
+def test_a_name_is_shown_as_it_is_in_every_format(style, escaped):
+    cell = pd.DataFrame({SPECIAL: [SPECIAL]}, index=pd.Index([SPECIAL], name=SPECIAL))
+    text = text_layout.render(text_layout.Section(SPECIAL, SPECIAL, [cell]), style, None)
+    assert text.count(escaped) == {"md": 6, "latex": 4, "plain": 6}[style]
+    outside = text.replace(escaped, "")
+    comments = 2 if style == "latex" else 0
+    assert outside.count(SPECIAL) == comments and len([x for x in text.splitlines() if x == f"% {SPECIAL}"]) == comments
+
+
+@pytest.mark.parametrize("style", ["md", "latex"])
+def test_a_line_break_in_a_name_ends_no_line(style):
+    broken = "a\n\n\\input{b}\r\nc"
+    cell = pd.DataFrame({broken: [broken]}, index=pd.Index([broken], name=broken))
+    text = text_layout.render(text_layout.Section(broken, "", [cell]), style, None) + text_layout.remark(broken, style)
+    assert not any(line.startswith(("\\input", "c")) for line in text.splitlines())
 
 
 def test_a_command_in_latex_stays_a_comment(tmp_path, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from run_folders import evaluations, make_run
 
-from bitnet import diagnose, status
+from bitnet import diagnose, report, status
 from bitnet.analysis import frames
 from bitnet.common.errors import UserError
 from bitnet.common.text import counted
@@ -46,7 +46,7 @@ def damaged(top: Path, how: str) -> Path:
 def test_status_report_and_diagnose_say_the_same_of_a_run_that_cannot_be_read(tmp_path, how, capsys):
     folder = damaged(tmp_path, how)
     ((place, why),) = frames.read_runs([tmp_path]).unreadable.to_numpy().tolist()
-    (seen,) = [s for s in monitor.run_states(tmp_path, 0.0) if s.folder == folder]
+    (seen,) = [s for s in monitor.Monitor(tmp_path)() if s.folder == folder]
     assert (place, seen.status, seen.detail) == (str(folder), "unreadable", why)
     assert why.startswith(DAMAGE[how][1])
     assert diagnose.main([str(tmp_path)]) == 0
@@ -76,8 +76,19 @@ def test_a_folder_that_cannot_be_listed_is_reported_by_both(tmp_path, monkeypatc
     monkeypatch.setattr(os, "scandir", refuse)
     expected = [[str(closed), "can't be listed: Permission denied"]]
     assert frames.read_runs([tmp_path]).unreadable.to_numpy().tolist() == expected
-    found = [[str(s.folder), s.detail] for s in monitor.run_states(tmp_path, 0.0) if s.status == "unreadable"]
+    found = [[str(s.folder), s.detail] for s in monitor.Monitor(tmp_path)() if s.status == "unreadable"]
     assert found == expected
+
+
+def test_a_folder_whose_name_is_no_text_is_listed_and_hides_no_other(tmp_path, capsys):
+    make_run(tmp_path / "sweep", rows=ROWS)
+    os.rename(make_run(tmp_path / "sweep", seed=1, rows=ROWS), os.path.join(os.fsencode(tmp_path), b"sweep", b"\xff"))
+    place, why = f"{tmp_path}/sweep/\ufffd", "its path is no UTF-8 text; rename it"
+    assert frames.read_runs([tmp_path]).unreadable.to_numpy().tolist() == [[place, why]]
+    for command in (status.main, diagnose.main, report.main):
+        assert command([str(tmp_path)]) == 0
+        found = capsys.readouterr()
+        assert "rename" in found.out + found.err
 
 
 def test_what_shows_an_unreadable_run_is_there(tmp_path, capsys):

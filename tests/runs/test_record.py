@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from bitnet.runs import folders, provenance
 from bitnet.runs.columns import COLUMNS
 from bitnet.runs.folders import folder_label, run_folder
 from bitnet.runs.metrics_file import MetricsFile
-from bitnet.runs.record import SCHEMA, RunRecord
+from bitnet.runs.record import SCHEMA, RunLocked, RunRecord, lock_run
 
 ID = "0123456789"
 
@@ -173,6 +174,56 @@ def test_a_folder_without_a_configuration_cannot_be_resumed(text, tmp_path):
         (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"^resume=.*no readable config\.yaml there"):
         RunRecord(tmp_path).config()
+
+
+def test_a_record_that_cannot_be_read_is_set_aside_and_told(tmp_path):
+    record = RunRecord(tmp_path)
+    assert record.set_aside() is None
+    record.create({"steps": 1}, {"id": ID})
+    assert record.set_aside() is None
+    record.update(threads="many")
+    assert record.set_aside().startswith(f"{tmp_path.name}: run.json: threads='many': ")
+    assert json.loads((tmp_path / "run.json.damaged").read_text())["threads"] == "many" and not (tmp_path / "run.json").exists()
+    with pytest.raises(UserError, match=r"^resume=.*: no run\.json; repeat the command"):
+        record.frozen()
+
+
+# ------------------------------------------------------------------------------------------------------------------ locks
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_file_system_without_locks_is_told_in_one_line(tmp_path, monkeypatch, code, wait):
+    """NFS without its lock service: not taken for a lock that another process holds."""
+
+    def refuse(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = rf"^{tmp_path}/\.lock: can't be locked \({os.strerror(code)}\), .*out=FOLDER$"
+    with pytest.raises(UserError, match=said) as told, lock_run(RunRecord(tmp_path), wait=wait):
+        pass
+    assert not isinstance(told.value, RunLocked)
+
+
+def test_a_full_disk_is_no_lack_of_locks(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fcntl, "flock", full)
+    with pytest.raises(OSError, match="No space left"), lock_run(RunRecord(tmp_path)):
+        pass
+
+
+def test_what_fails_under_the_lock_is_not_taken_for_the_lock(tmp_path):
+    with pytest.raises(OSError, match="mine"), lock_run(RunRecord(tmp_path)):
+        raise OSError(errno.ENOLCK, "mine")
+    with lock_run(RunRecord(tmp_path)), pytest.raises(RunLocked, match="another process"), lock_run(RunRecord(tmp_path)):
+        pass
+
+
+def test_a_lock_does_not_bring_a_folder_back_that_is_gone(tmp_path):
+    with pytest.raises(UserError, match="gone"), lock_run(RunRecord(tmp_path / "run")):
+        pass
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------ metrics.csv

@@ -16,6 +16,7 @@ import pytest
 
 from bitnet.cli.compose import register_plugins
 from bitnet.common.paths import share
+from bitnet.config.claims import measured
 from bitnet.config.identity import digest, identity
 from bitnet.config.run import RunConfig
 from bitnet.planning.request import requested_runs
@@ -37,11 +38,6 @@ def hashed(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def measured(claim: dict[str, Any]) -> dict[str, Any]:
-    """A claim without the words that it is told in, which may become better ones."""
-    return {key: value for key, value in claim.items() if key != "says" and not (key == "published" and isinstance(value, str))}
-
-
 @pytest.mark.parametrize("command", IDS)
 def test_runs_keep_their_ids(command):
     ids = [digest(identity(config, DATA)) for config in asked(command)]
@@ -55,11 +51,26 @@ def test_sweeps_keep_their_claims(sweep):
     assert hashed({name: measured(claim) for name, claim in claims.items()}) == CLAIMS[sweep]
 
 
-def test_every_sweep_has_its_golden():
-    assert {p.stem for p in (share() / "sweeps").glob("*.yaml")} == {*CLAIMS, "investigation"}
+def test_every_golden_has_its_sweep():
+    """And not the other way round: a new sweep is one file and nothing else."""
+    assert {*CLAIMS} <= {p.stem for p in (share() / "sweeps").glob("*.yaml")}
+
+
+def template() -> str:
+    """The sweep that the docs tell the reader to put into `sweeps/`."""
+    docs = (Path(__file__).parents[2] / "docs" / "hypotheses.md").read_text(encoding="utf-8")
+    return next(block for block in docs.split("```yaml\n")[1:] if block.startswith("# @package")).partition("```")[0]
 
 
 def test_a_sweep_file_says_its_question_once():
-    for path in (share() / "sweeps").glob("*.yaml"):
-        text = path.read_text(encoding="utf-8")
-        assert "# Question" not in text and "# Source" not in text and text.count("\n  question:") == 1, path.name
+    shipped = {path.name: path.read_text(encoding="utf-8") for path in (share() / "sweeps").glob("*.yaml")}
+    for name, text in (shipped | {"docs/hypotheses.md": template()}).items():
+        assert "# Question" not in text and "# Source" not in text and text.count("\n  question:") == 1, name
+
+
+def test_the_sweep_in_the_docs_can_be_planned(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "my_sweep.yaml").write_text(template().replace("wd07", "wd05"), encoding="utf-8")
+    register_plugins()
+    runs, sweeping = requested_runs(["sweeps=my_sweep"], False, tmp_path)
+    assert sweeping and len(runs) == 2 * 2 * 3 and list(runs[0].config.sweep.claims) == ["raising_hurts"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bitnet import train
+from bitnet import plan, train
 from bitnet.config.sweep import ScaleConfig
 from bitnet.sweep.scale import base_overrides, scaled_arm, without_keys
 
@@ -80,8 +80,14 @@ def test_a_sweep_of_sweeps_runs_them_in_order_and_trains_a_shared_run_once(recor
     assert len(rows) == 2 and rows[0] == rows[1]
 
 
+def own_sweep(tmp_path, name: str) -> None:
+    (tmp_path / "own" / "sweeps").mkdir(parents=True, exist_ok=True)
+    text = f"# @package _global_\nsweep: {{name: {name}, question: Mine, arms: {{a: wd=paper}}}}\nhydra: {{mode: MULTIRUN}}\n"
+    (tmp_path / "own" / "sweeps" / f"{name}.yaml").write_text(text)
+
+
 def include(tmp_path, *names: str) -> list[str]:
-    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    (tmp_path / "own" / "sweeps").mkdir(parents=True, exist_ok=True)
     (tmp_path / "own" / "sweeps" / "both.yaml").write_text(
         f"# @package _global_\nsweep: {{name: another, question: x, includes: [{', '.join(names)}]}}\nhydra: {{mode: MULTIRUN}}\n"
     )
@@ -96,8 +102,27 @@ def test_a_mistake_in_a_later_sweep_is_said_before_the_first_starts(tmp_path, re
 
 
 def test_a_sweep_that_includes_itself_is_refused(tmp_path, records, capfd):
-    assert train.main(include(tmp_path, "phase4_grad_clip", "both")) == 2
-    assert "sweeps=both, which another includes: it is made of sweeps itself" in capfd.readouterr().err
+    arguments = include(tmp_path, "phase4_grad_clip", "both")
+    for main in (train.main, plan.main):
+        assert main(arguments) == 2
+        assert "sweeps=both, which another includes: it is made of sweeps itself" in capfd.readouterr().err
+
+
+def test_a_sweep_of_sweeps_is_planned_as_it_is_trained_whatever_its_file_is_called(tmp_path, records, capfd):
+    arguments = [*include(tmp_path, "phase4_grad_clip", "phase4_label_smoothing"), "seed=0", "--no-measure", "--json"]
+    assert plan.main(arguments) == 0
+    assert len(json.loads(capfd.readouterr().out)["runs"]) == 3  # two each, and one of them is the same
+
+
+def test_a_sweep_of_the_user_s_own_keeps_a_name_that_another_one_had(tmp_path, records, capfd):
+    own_sweep(tmp_path, "verify_p1")
+    tiny = ["--config-dir", "own", "model=tiny", "steps=1", "data=synthetic", "launcher=serial"]
+    assert train.main([*tiny, "sweeps=verify_p1"]) == 0
+    assert [r["sweep"] for r in records("verify_p1")] == ["verify_p1"]
+    for sweep in ("sweeps=verify_p1", include(tmp_path, "verify_p1")[2]):
+        assert plan.main([*tiny, sweep, "--no-measure", "--json"]) == 0
+        said = capfd.readouterr()
+        assert len(json.loads(said.out)["runs"]) == 1 and "is now called" not in said.err
 
 
 def test_a_copied_file_that_keeps_the_other_sweeps_name_is_refused(records, tmp_path, capfd):

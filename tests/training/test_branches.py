@@ -110,6 +110,20 @@ def test_a_branch_that_is_stopped_goes_on_from_its_own_checkpoint(values):
     assert record(branch)["began_as"]["step"] == 10
 
 
+@pytest.mark.parametrize("launcher", ["serial", "local"])
+def test_a_trunk_that_stopped_where_another_begins_gives_it_its_newest_checkpoint(launcher):
+    """Added to the sweep later, the other arm trains none of the steps that the trunk has saved already."""
+    command = ["-m", *SMALL, "checkpoint.every=10", f"launcher={launcher}", "out=late"]
+    assert train.main([*command, "wd=paper"]) == 0
+    trunk = runs("late")[0.0]
+    (last,) = trunk.glob("checkpoints/step-00000020-*")
+    last.unlink()
+    RunRecord(trunk).update(status="queued", step=10)
+    assert train.main([*command, "wd=paper,wd005"]) == 0
+    assert [record(folder)["status"] for folder in runs("late").values()] == ["done"] * 2
+    assert record(runs("late")[0.05])["began_as"]["step"] == 10
+
+
 def test_what_is_kept_for_branches_stays_until_the_last_of_them_is_over(tmp_path):
     trunk, one, two = (RunRecord(tmp_path / name) for name in ("trunk", "one", "two"))
     branch = {"from": f"{tmp_path.name}/trunk", "id": "x", "step": 10}
@@ -174,6 +188,8 @@ def test_a_run_waits_only_for_what_is_still_to_come(tmp_path):
     assert waits_for_trunk(branch) and not waits_for_trunk(trunk)
     trunk.update(step=12)  # resumed past the step, by a command that knew of no branches
     assert not waits_for_trunk(branch)
+    trunk.update(step=10)  # stopped there, and about to keep its checkpoint
+    assert waits_for_trunk(branch)
     trunk.update(step=8)
     branch.checkpoints.mkdir()
     (branch.checkpoints / "step-00000004-0123456789abcdef.safetensors").touch()
@@ -224,5 +240,5 @@ def test_what_can_not_be_kept_is_said_and_stops_nothing(tmp_path, capsys):
     run = RunRecord(tmp_path / "s" / "run")
     run.create({}, {})
     keep_for_branches(tmp_path / "nowhere", run, print)
-    assert "runs that go on from here will train alone" in capsys.readouterr().out
+    assert "share these steps (No such file or directory); each will train them itself" in capsys.readouterr().out
     assert list(run.branches.iterdir()) == []

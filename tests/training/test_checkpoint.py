@@ -152,7 +152,7 @@ def test_all_damaged_is_none_and_says_so_for_each_and_what_follows(tmp_path, two
         path.write_bytes(b"")
     assert newest(tmp_path, said.append) is None
     assert [path.name in line for path, line in zip(reversed(two), said[:2], strict=True)] == [True, True]
-    assert said[2:] == ["no sound checkpoint left: starting from the first step"]
+    assert said[2:] == ["no checkpoint left that can be used: starting from the first step"]
     assert newest(tmp_path, said.append) is None and len(said) == 3  # told once
 
 

@@ -7,14 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import run_folders
 import yaml
-from run_folders import Row, declare, make_run, metrics_text
+from run_folders import Row, declare, evaluations, make_run, metrics_text
 
-from bitnet.analysis import frames
+from bitnet import report
+from bitnet.analysis import frames, grouping
 from bitnet.reporting import wording
-from bitnet.verdicts.experiment import READ, Experiment, arm_names, experiments_in
+from bitnet.verdicts.experiment import READ, Experiment, arm_names, experiments_by_table, experiments_in, records_of
 
 STEPS = (100, 5000, 10_000)
 CLAIM: dict[str, Any] = {
@@ -90,6 +92,23 @@ def test_claims_that_changed_after_the_first_run_began_are_named(tmp_path):
     assert "declared or changed after the first run began" not in same.warnings
 
 
+def test_a_claim_that_is_only_told_in_other_words_is_not_late(tmp_path):
+    """Nor is one whose published figure is quoted differently; the newest words are shown, and no number of versions is."""
+    pair(tmp_path / "s")
+    once, later = CLAIM | {"published": "about one nat"}, CLAIM | {"says": "More stays, more is lost", "published": "1 nat"}
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": once}), ("2025-02-01T00:00:00+00:00", {"more": later}))
+    (found,) = read(tmp_path)
+    assert (found.declaration.late, found.declaration.known, found.declaration.notes) == ((), (), ())
+    assert found.verdicts[0].says == "More stays, more is lost"
+    assert not any("declared or changed" in warning for warning in found.verdicts[0].warnings)
+    declare(
+        tmp_path / "s",
+        ("2024-12-31T00:00:00+00:00", {"more": once}),
+        ("2025-02-01T00:00:00+00:00", {"more": later | {"published": 1.0}}),
+    )
+    assert read(tmp_path)[0].declaration.late == ("more",), "a number is compared with what is measured"
+
+
 def test_claims_that_changed_before_any_run_began_need_no_remark(tmp_path):
     pair(tmp_path / "s")
     declare(
@@ -126,6 +145,8 @@ def test_a_claim_that_was_taken_back_or_changed_to_and_fro_is_late(tmp_path):
 
 def test_seeds_that_were_added_when_a_run_was_over_are_told(tmp_path):
     pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    for record in (tmp_path / "s").glob("*-2/run.json"):  # written down when the first runs were over
+        record.write_text(record.read_text().replace("2025-01-01", "2025-01-03"))
     claims = {"more": CLAIM}
     declared = [
         {"at": at, "scale": None, "sweep": {"name": "s", "claims": claims, "seeds": seeds}}
@@ -135,6 +156,28 @@ def test_seeds_that_were_added_when_a_run_was_over_are_told(tmp_path):
     (found,) = read(tmp_path)
     assert found.declaration.late == ()
     assert found.declaration.notes[0].startswith("seed 2 added after the first run had ended: if results prompted this")
+    assert found.declaration.added == {2: 4}
+    (verdict,) = found.verdicts
+    assert verdict.warnings[0].startswith("seed 2 added when 4 runs of this sweep had results: adding seeds until a claim holds")
+
+
+def test_seeds_that_no_version_declares_are_as_old_as_their_runs(tmp_path):
+    pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    declare(tmp_path / "s", FILE)
+    assert read(tmp_path)[0].declaration.added == {}, "written down before the first was over"
+    for record in (tmp_path / "s").glob("*-2/run.json"):
+        record.write_text(record.read_text().replace("2025-01-01", "2025-01-03"))
+    assert read(tmp_path)[0].declaration.added == {2: 4}
+
+
+def test_seeds_of_runs_that_were_written_down_again_are_as_old_as_their_declaration(tmp_path):
+    pair(tmp_path / "s", finished="2025-01-02T00:00:00+00:00")
+    declare(tmp_path / "s", FILE, seeds=[0, 1, 2])
+    for record in (tmp_path / "s").glob("*-2/run.json"):  # repeated with overwrite=true
+        record.write_text(record.read_text().replace("2025-01-01", "2025-01-03"))
+    (found,) = read(tmp_path)
+    assert found.declaration.added == {}
+    assert not any("added when" in warning for warning in found.verdicts[0].warnings)
 
 
 def test_versions_that_claim_the_same_are_one_of_them(tmp_path):
@@ -323,6 +366,19 @@ def test_arms_whose_stage_2_begins_elsewhere_are_not_compared_at_their_boundarie
     assert boundary.table is None and end.table is not None
 
 
+def test_runs_that_are_evaluated_over_other_positions_have_no_common_analysis_of_variance(tmp_path):
+    crossed(tmp_path / "s")
+    for config in (tmp_path / "s").glob("*adamw*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"probe": values["probe"] | {"heldout_sequences": 64}}))
+    for config in (tmp_path / "s").glob("wd=*/config.yaml"):
+        values = yaml.safe_load(config.read_text())
+        config.write_text(yaml.safe_dump(values | {"probe": values["probe"] | {"heldout_sequences": 32}}))
+    (found,) = read(tmp_path)
+    assert all(effects.table is None for effects in found.effects)
+    assert "heldout_loss at different probe.heldout_sequences (32, 64)" in found.effects[1].problem
+
+
 def test_shares_of_a_spread_that_is_no_larger_than_the_error_are_no_answer(tmp_path):
     crossed(tmp_path / "s")
     declare(tmp_path / "s", FILE, grid={"optimizer": ["adam_l2", "adamw"], "wd": ["paper", "wd01"]})
@@ -453,3 +509,115 @@ def test_nothing_but_queued_runs_is_judged_as_not_yet(tmp_path):
     declare(tmp_path / "s", FILE)
     (found,) = read(tmp_path)
     assert found.verdicts[0].word == "inconclusive" and found.verdicts[0].why.startswith("not yet")
+
+
+# ------------------------------------------------------------------------------------------------------ what was made how
+def made(torch: str = "2.8.0", device: str = "cpu", threads: int = 2) -> dict[str, Any]:
+    return {"sessions": [{"versions": {"torch": torch}, "device": device, "threads": threads}]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (made(), made(torch="2.7.0"), "different versions of torch: arm 2.8.0, against 2.7.0"),
+        (made(), made(device="cuda:1 (NVIDIA H100)"), "different devices: arm cpu, against cuda"),
+        (made(), made(threads=4), "different numbers of threads: arm 2, against 4"),
+        (made(), made() | {"config": {"precision": "bf16"}}, "different precision: arm fp32, against bf16"),
+    ],
+)
+def test_sides_that_were_made_with_different_things_carry_a_warning(tmp_path, first, second, said):
+    for seed in range(3):
+        make_run(tmp_path / "s", arm="wd=wd01", seed=seed, rows=losses(9, 8, 8 + 0.02 * seed), **first)
+        make_run(tmp_path / "s", seed=seed, rows=losses(9, 8, 7 + 0.01 * seed), **second)
+    declare(tmp_path / "s", FILE)
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert f"the sides were made with {said}" in verdict.warnings
+
+
+def test_what_the_sweep_itself_sets_is_no_circumstance(tmp_path):
+    for seed in range(3):
+        for wd, precision in (("wd01", "fp32"), ("paper", "bf16")):
+            own = made() | {"config": {"precision": precision}, "written": {"precision": precision}}
+            make_run(tmp_path / "s", arm=f"wd={wd}", seed=seed, rows=losses(9, 8, 7 + (wd == "wd01") + 0.01 * seed), **own)
+    declare(tmp_path / "s", FILE)
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert not any("made with" in warning for warning in verdict.warnings)
+
+
+def test_a_claim_never_takes_the_next_evaluation_for_a_missing_one(tmp_path):
+    """The claim is about step 5000, whose row one run has lost: the next row is another step's."""
+    steps = (1, 5000, 10_000)
+    for seed in range(3):
+        for wd, loss in (("paper", 7.0), ("wd01", 8.0)):
+            rows = run_folders.losses(steps, (9, loss + 0.01 * seed, loss), UniquePredictions=5)
+            if (seed, wd) == (1, "paper"):
+                del rows[1]
+            make_run(tmp_path / "s", arm=f"wd={wd}", seed=seed, rows=rows, config={"eval_every": 5000})
+    declare(tmp_path / "s", ("2024-12-31T00:00:00+00:00", {"more": CLAIM | {"at": 5000}}))
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert verdict.word == "inconclusive" and "no number from seed 1 of against (done)" in verdict.why
+    assert any("lacks the evaluation at step 5000" in warning for warning in verdict.warnings)
+
+
+# ------------------------------------------------------------------------------------- which runs a set of tables is about
+ROWS = evaluations([1, 5000, 6000, 10_000], [20, 2, 10, 13])
+DECAY = "python -m bitnet.train -m wd=paper,wd005"
+SMOOTHING = "/opt/bin/python -m bitnet.train -m smoothing=none,ls01"
+
+
+def free(folder: Path, arm: str, command: str | None, seed: int = 0, **facts: object) -> Path:
+    """A run of no sweep."""
+    return make_run(folder, arm=arm, seed=seed, rows=ROWS, sweep=None, command=command, **facts)
+
+
+def groups(*folders: Path) -> dict[str, list[str]]:
+    """The arms of each group, by its name."""
+    found = frames.read_runs(folders, READ)
+    by_table = experiments_by_table(experiments_in(found, folders), folders)
+    return {name: sorted(records_of(group, found).runs["label"]) for name, group in by_table.items()}
+
+
+def test_a_day_s_commands_are_experiments_of_their_own(tmp_path):
+    for arm in ("wd=paper", "wd=wd005"):
+        free(tmp_path, arm, DECAY)
+    for arm in ("smoothing=ls01", "smoothing=none"):
+        free(tmp_path, arm, SMOOTHING)
+    assert groups(tmp_path) == {
+        "-m wd=paper,wd005": ["wd=paper", "wd=wd005"],
+        "-m smoothing=none,ls01": ["smoothing=ls01", "smoothing=none"],
+    }
+
+
+def test_seeds_that_were_added_later_join_the_earlier_ones(tmp_path):
+    free(tmp_path, "wd=paper", DECAY)
+    free(tmp_path, "wd=wd005", DECAY)
+    free(tmp_path, "wd=paper", f"{DECAY} seed=1", seed=1)
+    free(tmp_path, "clip=norm01", "python -m bitnet.train clip=norm01")
+    free(tmp_path, "smoothing=ls01", None)
+    assert groups(tmp_path) == {
+        "-m wd=paper,wd005": ["wd=paper", "wd=paper", "wd=wd005"],
+        grouping.ONE_BY_ONE: ["clip=norm01", "smoothing=ls01"],
+    }
+
+
+def test_sweeps_below_one_folder_stand_apart_and_named_ones_together(tmp_path):
+    make_run(tmp_path / "a", rows=ROWS)
+    make_run(tmp_path / "b", rows=ROWS, arm="wd=wd005")
+    make_run(tmp_path / "b", rows=ROWS)
+    assert groups(tmp_path) == {"sweep a": ["wd=paper"], "sweep b": ["wd=paper", "wd=wd005"]}, "a shared run is in both"
+    assert groups(tmp_path / "a", tmp_path / "b") == {"sweep a + sweep b": ["wd=paper", "wd=wd005"]}
+    assert groups(tmp_path / "b") == {"sweep b": ["wd=paper", "wd=wd005"]}
+
+
+def test_each_experiment_has_its_tables_and_the_rest_is_over_all(tmp_path, capsys):
+    make_run(tmp_path / "a", arm="wd=paper,clip=norm01", rows=ROWS)
+    make_run(tmp_path / "a", arm="wd=wd005,clip=norm01", rows=ROWS)
+    make_run(tmp_path / "b", arm="smoothing=ls01", rows=ROWS, status="failed", reason="broken")
+    assert report.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.index("2 experiments") < text.index("\nsweep a\n") < text.index("\nsweep b\n") < text.index("broken")
+    first, second = text.split("\nsweep b\n")
+    assert "Common to all arms, and omitted from their names: clip=norm01" in first and "clip=norm01" not in second
+    assert text.count("Runs that did not finish") == 1
+    table = pd.read_csv(tmp_path / "tables" / "learning.csv")
+    assert table["experiment"].tolist() == ["sweep a", "sweep a", "sweep b"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from run_folders import evaluations, make_run
+from scipy import stats as scipy_stats
 
-from bitnet.analysis import frames, stats
+from bitnet.analysis import frames, rates, stats
 from bitnet.common.errors import UserError
 from bitnet.verdicts import decision, verdict
 
@@ -28,7 +30,7 @@ def _no_full_collection(monkeypatch):
 
 
 class World:
-    """Runs in memory: the columns of `bitnet.runs.Records` that verdicts read."""
+    """Runs in memory: the columns of `bitnet.analysis.frames.Records` that verdicts read."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -141,8 +143,8 @@ def test_the_numbers_behind_a_word():
     assert found.detectable == pytest.approx(by_hand.detectable())
     assert found.runs == {"arm": 3, "against": 3}
     assert found.fisher_p == 1
-    few = "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, and is wide"
-    assert few in found.warnings
+    few = "n = 3 seeds: too few for a sign-flip p-value below 0.05; the interval decides, is wide, and takes it that seeds "
+    assert f"{few}scatter normally" in found.warnings
 
 
 @pytest.mark.parametrize(
@@ -358,11 +360,80 @@ def test_equal_counts_get_the_spread_of_counts_of_which_one_is_a_step_off(limit,
     assert any("identical values for every seed" in w for w in found.warnings)
 
 
-@pytest.mark.parametrize(("rate", "limit", "n"), [(0.5, 0.3, 3), (0.15, 0.05, 6), (0.7, 0.5, 6)])
-def test_of_1000_draws_of_a_fact_more_frequent_than_claimed_few_are_called_reproduced(rate, limit, n):
-    draws = np.random.default_rng(n).random((1000, n)) < rate
-    found = [stats.one_sample(x.astype("float64") - limit, resolution=1.0) for x in draws]
-    assert np.mean([decision.decide(e, "at_most", 0.0, 0.0)[0] == "reproduced" for e in found]) < 0.025 + 3 * SIGMA
+def collapsed(world: World, **by_arm: Sequence[int]) -> pd.DataFrame:
+    """`collapsed_at_end` of each run of a world."""
+    return pd.DataFrame({"collapsed_at_end": {row["id"]: float(by_arm[row["arm"]][int(row["seed"])]) for row in world.rows}})
+
+
+@pytest.mark.parametrize(("limit", "word"), [(0.5, "reproduced"), (0.4, "inconclusive")])
+def test_none_of_six_shows_a_rate_below_46_percent_and_no_lower_one(limit, word):
+    world = World().arm("a", around(5, 6))
+    found = world.judge(collapsed(world, a=[0] * 6), x=bound("at_most", limit, "collapsed_at_end"))
+    assert (found.word, found.test) == (word, "binomial")
+    assert (found.low, found.high) == pytest.approx((0, 0.4593), abs=1e-4)
+    assert not any("identical values" in warning for warning in found.warnings), "equal facts are what facts are like"
+
+
+def test_a_fact_that_mostly_differs_is_judged_by_mcnemar_s_exact_test():
+    """Seven of eight pairs differ, all to one side: p = 2 / 2^7."""
+    world = two_arms(5, 7, 8)
+    found = world.judge(collapsed(world, a=[0] * 8, b=[1] * 7 + [0]), x=contrast(metric="collapsed_at_end"))
+    assert (found.word, found.test, found.p) == ("reproduced", "McNemar", pytest.approx(2 / 128))
+    beside = {f"y{i}": contrast(arm="planned") for i in range(8)}
+    assert world.judge(collapsed(world, a=[0] * 8, b=[1] * 7 + [0]), x=contrast(metric="collapsed_at_end"), **beside)[
+        "x"
+    ].word == ("inconclusive")
+
+
+def test_facts_of_two_sizes_are_judged_by_fisher_s_exact_test_and_those_of_several_arms_not_at_all():
+    world = World().arm("a", around(5, 6), hidden_size=64).arm("b", around(7, 6), hidden_size=128)
+    facts = collapsed(world, a=[0] * 6, b=[1] * 6)
+    found = world.judge(facts, x=contrast(metric="collapsed_at_end"))
+    assert (found.word, found.test) == ("reproduced", "Fisher")
+    world = two_arms(5, 7, 6)
+    facts = collapsed(world, a=[0] * 6, b=[1] * 6)
+    assert (
+        "which has no exact interval; select one arm" in world.judge(facts, x=bound("at_most", 1, "collapsed_at_end", arm={})).why
+    )
+
+
+def false_words(draw: Any, n: int, word: str, draws: int = 1000, **claim: Any) -> float:
+    """How often the one seed number that `draw` gives is called `word`."""
+    rng = np.random.default_rng(n)
+    return float(np.mean([decision.decide(draw(rng, n), **claim)[0] == word for _ in range(draws)]))
+
+
+@pytest.mark.parametrize("n", [3, 8, 15, 30])
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
+def test_a_fact_as_frequent_as_its_bound_seldom_gets_a_false_word(rate, n):
+    """Over every outcome. By t intervals it is 6 and 9 % at n = 8 and 15 for the worst rate."""
+    false = dict.fromkeys(itertools.product(("at_most", "at_least"), ("reproduced", "not reproduced")), 0.0)
+    for happened in range(n + 1):
+        estimate = rates.one_rate([1.0] * happened + [0.0] * (n - happened), rate)
+        for expected in ("at_most", "at_least"):
+            word = decision.decide(estimate, expected, 0.0, 0.0)[0]
+            if word != "inconclusive":
+                false[expected, word] += scipy_stats.binom.pmf(happened, n, rate)
+    assert max(false.values()) <= 0.025
+
+
+@pytest.mark.parametrize(("n", "most"), [(6, 0.1), (10, 0.08), (20, 0.05)])
+def test_of_1000_draws_of_skewed_values_without_effect_fewer_get_a_false_word_than_by_t_alone(n, most):
+    """Exponential values: 11, 10 and 8 % by t alone."""
+    claim = {"expected": "lower", "margin": 1e-9, "least": 1e-9}
+    own = false_words(lambda rng, n: stats.mean_of(rng.exponential(size=n) - 1), n, "reproduced", **claim)
+    by_t = false_words(lambda rng, n: replace(stats.mean_of(rng.exponential(size=n) - 1), gamma=0.0), n, "reproduced", **claim)
+    assert own < most and own < 0.85 * by_t
+
+
+def test_skewed_numbers_and_the_seed_that_stands_apart_are_named():
+    world = World().arm("a", [5.0, 5.01, 5.02, 4.99, 5.03, 6.0]).arm("b", [7.0, 7.02, 6.99, 7.01, 7.01, 7.0])
+    found = world.judge(x=contrast())
+    assert any(w.startswith("the seeds' numbers are skewed (+2.") for w in found.warnings)
+    assert "seed 5 stands apart from the others (Grubbs's test)" in found.warnings
+    plain = replace(stats.one_sample(list(found.numbers.values())), gamma=0.0).interval()
+    assert found.high > plain[1] and found.low == pytest.approx(plain[0])
+    assert not any("skewed" in w for w in two_arms(5, 7, 5).judge(x=contrast()).warnings), "five can't show it"
 
 
 def test_equal_counts_of_one_seed_stay_an_anecdote():
@@ -535,6 +606,36 @@ def test_lengths_that_the_sweep_s_file_varies_may_be_compared_and_averaged():
     assert world.judge(x=bound("at_least", 5, arm={})).word == "reproduced"
 
 
+@pytest.mark.parametrize(
+    ("metric", "column", "word"),
+    [
+        ("UniquePredictions", {"probe": {"contexts": 200}}, "at different probe.contexts (20, 200)"),
+        ("heldout_uniq", {"probe": {"contexts": 200}}, None),  # counted over the same positions all the same
+        ("heldout_uniq", {"probe": {"heldout_sequences": 64}}, "at different probe.heldout_sequences (32, 64)"),
+        ("heldout_loss", {"seq_len": 64}, "at different seq_len (32, 64)"),
+        ("heldout_loss", {"vocab_size": 50257.0}, "at different vocab_size (2,048, 50,257)"),
+        ("heldout_below_unigram", {"vocab_size": 50257.0}, None),
+    ],
+)
+def test_numbers_with_another_ceiling_or_denominator_are_not_compared_whatever_the_arms_are_about(metric, column, word):
+    world = two_arms(5, 7, 4)
+    for row in world.rows:
+        probe = {"metric": "random_contexts", "contexts": 20, "context_length": 8, "heldout_sequences": 32}
+        other = column if row["arm"] == "b" else {}
+        row["config"] = {"eval_every": 500, "seq_len": other.get("seq_len", 32), "probe": probe | other.get("probe", {})}
+        row |= {"vocab_size": other.get("vocab_size", 2048.0), "unigram_entropy": 6.0}
+        row["written"] = {"probe.contexts": "x", "probe.heldout_sequences": "x", "seq_len": "x", "tokenizer": "x"}
+    for i, row in enumerate(world.metrics):
+        row |= {"heldout_uniq": 10.0 + i % 4, "UniquePredictions": 10.0 + i % 4}
+    found = world.judge(x=contrast(metric=metric))
+    assert (word or "") in found.why
+    assert ("can't be compared" in found.why) == (word is not None)
+    if word is not None:
+        assert found.word == "inconclusive"
+        claim = CORRELATION | {"metric": metric, "other": "heldout_uniq", "expected": "higher"}
+        assert metric == "heldout_below_unigram" or "can't be averaged" in world.judge(x=claim).why
+
+
 # --------------------------------------------------------------------------------------------------- several claims, p
 def test_p_values_are_adjusted_for_all_declared_claims_run_or_not():
     world = two_arms(5, 7, 7)
@@ -682,7 +783,7 @@ def test_a_correlation_waits_for_runs_that_are_over_without_an_evaluation(status
 def test_verdicts_of_run_folders(tmp_path):
     for seed, (arm, unique) in itertools.product(range(3), (("wd=paper", 11), ("wd=wd005", 2))):
         rows = evaluations([1, 5000, 10000], [20, 2, unique + seed % 2])
-        make_run(tmp_path, arm=arm, seed=seed, rows=rows, config={"eval_every": 1000})
+        make_run(tmp_path, arm=arm, seed=seed, rows=rows, config={"eval_every": 5000})
     claim = contrast("higher", 5, metric="UniquePredictions", arm={"wd": "paper"}, against={"wd.stage2": 0.05})
     found = frames.read_runs([tmp_path], ["UniquePredictions"])
     claims = {"off": claim, "change": {**bound("at_least", 8, "UniquePredictions"), "arm": {"wd": "paper"}}}
@@ -697,10 +798,8 @@ def test_verdicts_of_run_folders(tmp_path):
 
 # -------------------------------------------------------------------------------------------------- error rates by draws
 def estimates(x: np.ndarray) -> list[stats.Estimate]:
-    """`one_sample` of every row at once, without its p, which no word depends on."""
-    n = x.shape[1]
-    numbers = zip(x.mean(axis=1), x.std(axis=1, ddof=1) / math.sqrt(n), strict=True)
-    return [stats.Estimate(n, float(m), float(se), n - 1.0, None, "sign-flip") for m, se in numbers]
+    """`one_sample` of every row, without its p, which no word depends on."""
+    return [stats.mean_of(row) for row in x]
 
 
 def words(effect: float, n: int, expected: str, margin: float, claims: int = 1, draws: int = 1000) -> list[list[str]]:

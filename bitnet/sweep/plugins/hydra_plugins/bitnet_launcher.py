@@ -15,7 +15,8 @@ from omegaconf import II, DictConfig
 
 @dataclass
 class LocalLauncherConf:
-    """`jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU: those of `launcher=local`.
+    """`jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU; `stalled_minutes`: see `local.run_all`. All as in
+    `launcher=local`.
 
     They stand here and not in conf/launcher/local.yaml, whose keys another launcher that is chosen beside it would not know.
     """
@@ -23,6 +24,7 @@ class LocalLauncherConf:
     _target_: str = "hydra_plugins.bitnet_launcher.LocalLauncher"
     jobs: int | None = II("launcher.jobs")
     jobs_per_gpu: int = II("launcher.jobs_per_gpu")
+    stalled_minutes: float | None = II("launcher.stalled_minutes")
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="bitnet_local", node=LocalLauncherConf, provider="bitnet")
@@ -31,8 +33,8 @@ ConfigStore.instance().store(group="hydra/launcher", name="bitnet_local", node=L
 class LocalLauncher(Launcher):
     """A process for each job, as many at once as the machine has room for."""
 
-    def __init__(self, jobs: int | None, jobs_per_gpu: int) -> None:
-        self.jobs, self.jobs_per_gpu = jobs, jobs_per_gpu
+    def __init__(self, **parameters: float | None) -> None:
+        self.parameters = parameters
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -40,4 +42,4 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from bitnet.sweep import controller
 
-        return controller.launch_local(self.hydra_context.config_loader, self.config, job_overrides, self.jobs, self.jobs_per_gpu)
+        return controller.launch_local(self.hydra_context.config_loader, self.config, job_overrides, self.parameters)

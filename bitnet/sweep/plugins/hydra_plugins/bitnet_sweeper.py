@@ -37,6 +37,6 @@ class ArmsSweeper(basic_sweeper()):
         compose.refuse_folders_of_hydra(self.config.hydra)
         several, owner = sequence.sweeps_in_turn(self.config, arguments)
         if several:
-            sequence.validate_each(loader, self.config, several, owner)
+            sequence.expand_each(loader, self.config, several, owner)  # refuses what can't be run, before the first starts
             return sequence.run_in_sequence(several)
         return controller.run_sweep(loader, self.config, self.launcher, arguments)
