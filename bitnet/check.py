@@ -9,6 +9,7 @@ begin(__name__)
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from bitnet.cli.compose import compose_config, register_plugins, run_config
 from bitnet.cli.hydra_errors import complain
@@ -38,12 +39,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, as for one run of bitnet.train")
+    parser.add_argument("--config-dir", "-cd", type=Path, help="a folder with your own groups, as for bitnet.train")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of the table")
     parser.error = refuse
     return parser
 
 
-def _configuration(overrides: list[str]) -> RunConfig:
+def _configuration(overrides: list[str], config_dir: Path | None) -> RunConfig:
     """The one run that the overrides describe.
 
     Raises:
@@ -52,16 +54,16 @@ def _configuration(overrides: list[str]) -> RunConfig:
     if names_a_sweep(overrides):
         sweep = next(o for o in overrides if key_of(o) == "sweeps")
         raise UserError(f"{sweep}: one run is checked at a time; give the overrides of one of its arms instead")
-    return run_config(compose_config(overrides))
+    return run_config(compose_config(overrides, config_dir))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     register_plugins()
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_intermixed_args(argv)
         with interrupt_on_signals():
-            config = _configuration(arguments.overrides)
+            config = _configuration(arguments.overrides, arguments.config_dir)
             from bitnet.checks.results import check_run, results_table  # they load torch, which --help does without
 
             results = check_run(config)

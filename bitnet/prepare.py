@@ -8,6 +8,7 @@ begin(__name__)
 
 import argparse
 import sys
+from pathlib import Path
 
 from bitnet.cli.compose import compose_config, register_plugins, run_config
 from bitnet.cli.hydra_errors import complain
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides, as for bitnet.train")
+    parser.add_argument("--config-dir", "-cd", type=Path, help="a folder with your own groups, as for bitnet.train")
     parser.error = refuse
     return parser
 
@@ -42,11 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     register_plugins()
     try:
-        overrides = _parser().parse_args(argv).overrides
+        arguments = _parser().parse_intermixed_args(argv)
         with interrupt_on_signals():
             from bitnet.data.prepared import prepare
 
-            config = run_config(compose_config(overrides))
+            config = run_config(compose_config(arguments.overrides, arguments.config_dir))
             prepared = prepare(config.data, config.tokenizer, say=print_text)
     except UserError as error:
         return complain(error, sweeps=False)

@@ -10,6 +10,7 @@ import copy
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,9 +22,26 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bitnet.cli.hydra_errors import explain
 from bitnet.cli.hydra_internals import apply_overrides, node_at
-from bitnet.cli.overrides import normalise, with_current_names
+from bitnet.cli.overrides import normalise, numbers_first, with_current_names
+from bitnet.cli.quoting import list_entries, quote
+from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE, share
 from bitnet.config.run import RunConfig, load_config
+
+
+class Options:
+    """The options of groups in every folder that a configuration was composed from, as Hydra's parser asks a loader for them.
+
+    Its own loader leaves out those that `hydra.searchpath` names: the sweeps, and the user's own.
+    """
+
+    def __init__(self, hydra: DictConfig) -> None:
+        self.folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+
+    def get_group_options(self, group_name: str, **_: Any) -> list[str]:
+        """The names of a group's options; none of what is no group."""
+        found = {file.stem for folder in self.folders for file in (folder / group_name).glob("*.yaml")}
+        return sorted((name for name in found if not name.startswith("_")), key=numbers_first)
 
 
 class Composer:
@@ -35,7 +53,8 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
-        self.parser = OverridesParser.create(config_loader=loader)
+        self.options = Options(master.hydra)
+        self.parser = OverridesParser.create(config_loader=self.options)
         self.parsed: dict[str, Override] = {}
         self.composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
 
@@ -105,6 +124,22 @@ def group_choices(hydra: DictConfig) -> dict[str, str]:
     return {k: str(v) for k, v in chosen.items() if not k.startswith("hydra/") and v is not None}
 
 
+_FOLDERS_OF_HYDRA = {"run.dir": ".", "sweep.dir": "${out}", "sweep.subdir": "."}
+
+
+def refuse_folders_of_hydra(hydra: DictConfig) -> None:
+    """Refuse the folders that Hydra would write into: runs are named after what they hold, and go where `out` says.
+
+    Raises:
+        UserError: one of them is set, on the command line or in a file.
+    """
+    for key, ours in _FOLDERS_OF_HYDRA.items():
+        part, _, name = key.partition(".")
+        written = OmegaConf.to_container(hydra[part], resolve=False)[name]
+        if written != ours:
+            raise UserError(f"hydra.{key}={written}: not used here; out=FOLDER says where runs go, each in a folder of its own")
+
+
 def run_config(composed: DictConfig) -> RunConfig:
     """The typed configuration of what Hydra composed.
 
@@ -114,26 +149,35 @@ def run_config(composed: DictConfig) -> RunConfig:
     return load_config(to_plain(without_hydra(composed)))
 
 
-def search_path(overrides: list[str]) -> list[str]:
-    """The overrides, with the folder of `sweeps/` on Hydra's search path, whatever the working directory is."""
+def search_path(overrides: list[str], config_dir: Path | None = None) -> list[str]:
+    """The overrides, with the folders of the user's own groups and of `sweeps/` on Hydra's search path.
+
+    Raises:
+        UserError: `config_dir` is not there.
+    """
     prefix = "hydra.searchpath="
-    given = [o[len(prefix) :].strip("[]") for o in overrides if o.startswith(prefix)]
-    places = [p for g in given for p in g.split(",") if p] + [f"'file://{share()}'"]
-    return [f"{prefix}[{','.join(places)}]", *(o for o in overrides if not o.startswith(prefix))]
+    if config_dir is not None and not config_dir.is_dir():
+        raise UserError(f"--config-dir {config_dir}: no such folder")
+    given = [entry for o in overrides if o.startswith(prefix) for entry in list_entries(o.removeprefix(prefix))]
+    folders = [*([] if config_dir is None else [config_dir.resolve()]), share()]
+    places = [*given, *(f"file://{folder}" for folder in folders)]
+    return [f"{prefix}[{','.join(map(quote, places))}]", *(o for o in overrides if not o.startswith(prefix))]
 
 
-def compose_config(overrides: list[str]) -> DictConfig:
+def compose_config(overrides: list[str], config_dir: Path | None = None) -> DictConfig:
     """The configuration of the command line of one run, for commands that train nothing.
 
     Raises:
         UserError: when it can't be composed, whatever Hydra raised.
     """
-    written = search_path([normalise(o) for o in with_current_names(overrides)])
+    written = search_path([normalise(o) for o in with_current_names(overrides, config_dir)], config_dir)
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
         try:
-            return compose("config", written)
+            composed = compose("config", written, return_hydra_config=True)
         except Exception as error:
             raise explain(error, sweeps=False) from error
+    refuse_folders_of_hydra(composed.hydra)
+    return composed
 
 
 def register_plugins() -> None:

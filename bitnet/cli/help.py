@@ -34,7 +34,12 @@ python -m bitnet.status. To tokenise once, before a large sweep: python -m bitne
   --config-dir   a folder with your own groups and sweeps, laid out like conf/
   --hydra-help   Hydra's own options
 
-Flags and KEY=VALUE may come in any order. In a sweep, quote a path that contains a comma twice: out="'a,b'".
+Flags and KEY=VALUE may come in any order. sweeps=A,B runs one sweep after the other; device=cuda:0,cuda:1 shares these GPUs
+among the runs of a sweep.
+
+A path is taken as it stands, blanks, quotes and backslashes too; quotes around the whole are not part of it. In a list, and in
+a sweep, a path with a comma needs them: out="'a,b'" data.paths='["a,b.txt",c.txt]'. ${KEY} is another key's value; \\${ is a
+dollar sign and a brace.
 
 Exit codes: 0 all runs ended (divergence counts as a result), 1 a run failed (error.txt in its folder has the traceback),
 2 invalid input (one line says why), 130 interrupted and saved."""

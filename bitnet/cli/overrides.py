@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bitnet.cli import quoting
 from bitnet.cli.hydra_internals import arguments_parser, flags_of
 from bitnet.common.console import say
 from bitnet.common.errors import UserError, suggestion
@@ -21,8 +22,9 @@ SESSION_KEYS = {
 }  # fmt: skip
 
 
-# Paths may hold `=` and `,`, as run folders do; Hydra's grammar wants such values quoted.
-_PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
+# Paths may hold anything, and run folders do hold `=` and `,`; Hydra's grammar wants such values quoted.
+PATH_KEYS = {"resume", "out", "data.cache", "tokenizer.path"}
+PATH_LIST_KEYS = {"data.paths", "data.heldout_paths"}
 
 
 # What Hydra would read as a number or a truth value, and then refuse as the name of an option.
@@ -85,21 +87,13 @@ def key_of(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
 
 
-def quote(value: str) -> str:
-    """A value as Hydra's grammar writes a string; one that is quoted, a list or an interpolation stays as it is."""
-    if value[0] in "'\"[$":
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def normalise(override: str) -> str:
-    """Quote what Hydra would misread: numbers among a group's options, and paths.
+    """Quote what Hydra would misread: numbers among a group's options, paths, and several devices.
 
     `model=256,512` means the files 256.yaml and 512.yaml, which Hydra itself reads as integers and refuses.
 
     Raises:
-        UserError: for a group without one plain option, a named sweep by another key or two at once, an empty path, or no key.
+        UserError: for a group without one plain option, a named sweep by another key, an empty path, or no key.
     """
     if "=" not in override or override.startswith("-"):
         return override
@@ -107,8 +101,12 @@ def normalise(override: str) -> str:
     name = key_of(override)
     if not name:
         raise UserError(f"{override}: not an override; write KEY=VALUE")
-    if name in _PATH_KEYS:
-        return f"{key}={_path(name, value)}"
+    if name in PATH_KEYS:
+        return f"{key}={quoting.path(name, value)}"
+    if name in PATH_LIST_KEYS:
+        return f"{key}={quoting.path_lists(name, value)}"
+    if name == "device":
+        return f"{key}={_devices(value)}"
     if name == "sweep" and value.lower() not in _NULL and value[0] != "{":
         named = groups()["sweeps"]
         meant = f"sweeps={value}" if value in named else f"sweeps=NAME{suggestion(value, named)}"
@@ -120,16 +118,13 @@ def normalise(override: str) -> str:
     return f"{key}={_options(name, value)}"
 
 
-def _path(name: str, value: str) -> str:
-    if not value.strip("'\" "):
-        raise UserError(f"{name}={value}: a path is needed")
-    return value if value.lower() == "null" else quote(value)
+def _devices(value: str) -> str:
+    """One device; or several as one value, no axis: the runs of a sweep share them, and are the same runs on each."""
+    return quoting.quote(",".join(quoting.list_entries(value))) if "," in value and "(" not in value else value
 
 
 def _options(name: str, value: str) -> str:
     """The options of a group, each as a string."""
-    if name == "sweeps" and "," in value:
-        raise UserError(f"sweeps={value}: one named sweep at a time; run the command once for each")
     if value[:1] in {"[", "{"} or any(v.strip().lower() in _NULL for v in value.split(",")):
         raise UserError(f"{name}={value}: one option of the group is needed; allowed are {', '.join(groups()[name])}")
     return _BARE.sub(r"'\1'", value)
@@ -161,7 +156,7 @@ def check_sweep(overrides: Iterable[str], multirun: bool) -> None:
         return
     if typed.get("resume", "").lower() not in _NULL:
         raise UserError(f"resume={typed['resume']}: resume= continues one run, {cause} starts a sweep; use only one of them")
-    for key in sorted(_PATH_KEYS & typed.keys()):
+    for key in sorted(PATH_KEYS & typed.keys()):
         if "," in typed[key] and typed[key][0] not in "'\"":
             remedy = "run once for each, or quote a path with a comma: \"'A,B'\""
             raise UserError(f"{key}={typed[key]}: can't be swept; {remedy}")
@@ -176,7 +171,7 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
 
 
 def with_current_names(overrides: Iterable[str], own: Path | None = None) -> list[str]:
-    """The overrides, with a sweep that has another name by now under that name, which is said on stderr.
+    """The overrides, with sweeps that have other names by now under those names, which is said on stderr.
 
     Args:
         own: the folder of `--config-dir`; a sweep that it has keeps its name.
@@ -186,11 +181,12 @@ def with_current_names(overrides: Iterable[str], own: Path | None = None) -> lis
 
 def _with_current_name(override: str, own: Path | None) -> str:
     key, _, value = override.partition("=")
-    name = value.strip("'\" ").removesuffix(".yaml")
-    if key_of(override) != "sweeps" or (current := current_name(name)) == name:
+    names = [name.strip("'\" ").removesuffix(".yaml") for name in value.split(",")]
+    kept = [own is not None and (own / "sweeps" / f"{name}.yaml").is_file() for name in names]
+    now = [name if keeps else current_name(name) for name, keeps in zip(names, kept, strict=True)]
+    if key_of(override) != "sweeps" or now == names:
         return override
-    if own is not None and (own / "sweeps" / f"{name}.yaml").is_file():
-        return override
+    current = ",".join(now)
     say(f"note: {override} is now called {key}={current}")
     return f"{key}={current}"
 

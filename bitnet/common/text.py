@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 DASH = "\u2013"  # an en dash: nothing measured, nothing reported
@@ -45,3 +46,8 @@ def single_line(text: str) -> str:
 def shortened(text: str, most: int) -> str:
     """A text, or its beginning and three dots where it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def without_interpolation(text: str) -> str:
+    """A text as Hydra's configuration takes it to mean itself: `${` stands for another key's value, unless it is escaped."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)

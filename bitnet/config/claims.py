@@ -85,7 +85,7 @@ Moment = Annotated[int | float | Literal["end", "boundary"], BeforeValidator(_mo
 
 # An arm by its name in the sweep file, or runs by what they chose: {arm: control, optimizer: adamw}. Where that leaves several
 # runs of a seed, their mean counts: a main effect, when both sides leave the same ones.
-Selector = str | dict[str, str | int | float | bool]
+Selector = str | dict[str, str | int | float | bool | None]
 
 Rank = Annotated[float, BeforeValidator(refuse_bool), Field(gt=-1, lt=1)]
 
@@ -216,7 +216,8 @@ def setting(key: str, choices: Mapping[str, str], config: Mapping[str, Any]) -> 
 
 
 def is_level(value: Any, wanted: Any) -> bool:
-    """Whether that is what a selector wants: `model=256` names the option "256"; 0 is not false."""
+    """Whether that is what a selector wants: `model=256` names the option "256"; 0 is not false, None is typed as null."""
+    value, wanted = ("null" if v is None else v for v in (value, wanted))
     if isinstance(value, str) or isinstance(wanted, str):
         return str(value) == str(wanted)
     return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted

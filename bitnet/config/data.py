@@ -43,7 +43,10 @@ class HubData(DataBase):
 
 
 class TextData(DataBase):
-    """The user's own UTF-8 files or folders of `*.txt`/`*.md`. Without `heldout_paths`, `heldout_fraction` of it is held out."""
+    """The user's own UTF-8 files, or folders, of which `*.txt` and `*.md` are read (not what is hidden or in a cache).
+
+    Without `heldout_paths`, `heldout_fraction` of it is held out. No text may be in both parts.
+    """
 
     source: Literal["text"]
     paths: list[FilePath] = []

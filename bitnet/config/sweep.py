@@ -59,7 +59,7 @@ class SweepConfig(ConfigModel):
     source: str = ""
     published: list[PublishedSource] = []
     arms: dict[str, Overrides] = {}
-    grid: dict[str, list[str | int | float | bool]] = {}
+    grid: dict[str, list[str | int | float | bool | None]] = {}
     seeds: list[Seed] = []
     claims: dict[str, AnyClaim] = {}
     includes: list[str] = []

@@ -21,11 +21,13 @@ class Corpus:
 
     `name`: short and readable, fit for a folder's name. `fingerprint`: what determines the content, as plain JSON.
     `read(split, encode)`: the texts in order; with `lines` the non-empty lines, each with its blanks and its newline.
+    `notes`: what whoever prepares it is told.
     """
 
     name: str
     fingerprint: dict[str, Any]
     read: Callable[[Split, Encode], Iterator[str]]
+    notes: tuple[str, ...] = ()
 
 
 def nonempty_lines(text: str) -> Iterator[str]:

@@ -32,7 +32,8 @@ from bitnet.config.identity import OF_DATA
 from bitnet.data.corpus import Corpus, Encode, Split
 from bitnet.data.sources import open_corpus
 from bitnet.data.synthetic import synthetic_tokens
-from bitnet.data.tokenizer import end_mark_id, fingerprint, gpt2, train_bpe
+from bitnet.data.text_files import LONGEST_WORD
+from bitnet.data.tokenizer import end_mark_id, fingerprint, gpt2, splits_as_gpt2, train_bpe
 
 FORMAT = 1  # raise it whenever the same configuration would give other tokens: old folders are then left alone
 
@@ -44,7 +45,11 @@ _MANY_UNKNOWN = 1e-3  # of the tokens: WikiText's token form says <unk> at one i
 
 CHUNK_CHARACTERS = 4_000_000  # of text encoded at once: bounds the memory, keeps all cores busy
 
-_SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)")
+# Of one text encoded in one piece, where cutting it changes no token: a tokenizer takes hundreds of bytes a character of one.
+PIECE_CHARACTERS = 250_000
+
+# GPT-2's pre-tokenizer joins neither across a newline between two visible characters, nor a blank to what stands before it.
+_SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)|(?= \S)")
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,8 @@ def _build(
     """Write everything beside `folder`, the manifest last, then rename: `folder` is whole or not there."""
     started = time.monotonic()
     say(f"data: preparing {folder} (once)")
+    for note in () if corpus is None else corpus.notes:
+        say(f"data: {note}")
     building = folder.with_name(f"{folder.name}.building-{os.getpid()}")
     try:
         building.mkdir()
@@ -298,7 +305,9 @@ def _write_text(
     folder: Path, encode: Encode, config: GPT2Tokenizer | BPETokenizer, corpus: Corpus
 ) -> tuple[int, dict[Split, _Tally]]:
     """Train or load the tokenizer, encode both splits, save all three files. Returns the vocabulary size and counts."""
-    tokenizer = train_bpe(config, corpus.read("train", encode)) if isinstance(config, BPETokenizer) else gpt2(config)
+    pieces = (piece for text in corpus.read("train", encode) for piece in cut_long(text, PIECE_CHARACTERS))
+    tokenizer = train_bpe(config, pieces) if isinstance(config, BPETokenizer) else gpt2(config)
+    longest = min(PIECE_CHARACTERS, CHUNK_CHARACTERS) if splits_as_gpt2(tokenizer) else CHUNK_CHARACTERS
     write_durably(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     tokenizer.encode_special_tokens = True  # "<|endoftext|>" written out in a text is text, not the end of a document
     vocab_size = tokenizer.get_vocab_size()
@@ -306,7 +315,7 @@ def _write_text(
     for split in SPLITS:
         tally = tallies[split] = _Tally(np.zeros(vocab_size, np.int64))
         with (folder / f"{split}.bin").open("wb") as file, _bar(split) as bar:
-            for ids in _encoded(_pieces(corpus.read(split, encode), encode, tally, bar), tokenizer, encode):
+            for ids in _encoded(_pieces(corpus.read(split, encode), encode, longest, tally, bar), tokenizer, encode):
                 tally.occurrences += np.bincount(ids, minlength=vocab_size)
                 file.write(ids.astype(_dtype(vocab_size)).tobytes())
             _flush(file)
@@ -319,12 +328,12 @@ def _bar(split: Split) -> tqdm:
     return tqdm(desc=f"encoding {split}", unit="B", unit_scale=True, disable=not is_watched())
 
 
-def _pieces(texts: Iterable[str], encode: Encode, tally: _Tally, bar: tqdm) -> Iterator[tuple[str, bool]]:
-    """(text to encode, whether an end mark stands before it); counts what passes."""
+def _pieces(texts: Iterable[str], encode: Encode, longest: int, tally: _Tally, bar: tqdm) -> Iterator[tuple[str, bool]]:
+    """(text to encode, in pieces of about `longest` characters, whether an end mark stands before it); counts what passes."""
     for text in texts:
         size = len(text.encode())
         after_another = encode == "documents" and tally.documents > 0
-        for i, piece in enumerate(cut_long(text, CHUNK_CHARACTERS) if encode == "documents" else (text,)):
+        for i, piece in enumerate(cut_long(text, longest)):
             tally.unknown += piece.count("<unk>")
             yield piece, after_another and i == 0
         tally.documents += 1
@@ -333,14 +342,19 @@ def _pieces(texts: Iterable[str], encode: Encode, tally: _Tally, bar: tqdm) -> I
 
 
 def cut_long(text: str, longest: int) -> Iterator[str]:
-    """`text` in pieces of about `longest` characters that encode to the same tokens as the whole.
+    """`text` in pieces of about `longest` characters that GPT-2's tokenizer and a BPE of ours encode to the tokens of the whole.
 
-    GPT-2's pre-tokenizer never joins across a single newline between two visible characters, so cuts go after those.
+    A word of `LONGEST_WORD` characters and more is cut itself, since the memory that it takes has to have a bound.
     """
     start = 0
-    while len(text) - start > longest and (place := _SAFE_CUT.search(text, start + longest)):
-        yield text[start : place.end()]
-        start = place.end()
+    while len(text) - start > longest:
+        end = start + longest + LONGEST_WORD
+        place = _SAFE_CUT.search(text, start + longest, end)
+        if place is None and end >= len(text):
+            break
+        cut = end if place is None else place.end()
+        yield text[start:cut]
+        start = cut
     yield text[start:]
 
 

@@ -6,7 +6,7 @@ from bitnet.config.data import HubData, PydocsData, TextData
 from bitnet.data.corpus import Corpus
 from bitnet.data.hub import hub_corpus
 from bitnet.data.pydocs import pydocs_corpus
-from bitnet.data.text_files import text_corpus
+from bitnet.data.text_corpus import text_corpus
 
 
 def open_corpus(data: PydocsData | TextData | HubData) -> Corpus:

@@ -1,126 +1,195 @@
-"""The user's own text files as a corpus."""
+"""The user's own text files: which ones paths and folders give, what a look through each finds, and its text."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-import re
+import io
+import os
+import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet.common.errors import UserError
-from bitnet.config.data import TextData
-from bitnet.data.corpus import Corpus, Encode, Split, nonempty_lines
+from bitnet.common.text import counted
+
+SUFFIXES = (".txt", ".md")
+
+# Folders that programs keep beside a user's files, besides those whose names begin with a dot.
+CACHES = {"__pycache__", "__MACOSX", "node_modules"}
+
+BLOCK = 1 << 20  # bytes read at once
+
+LONGEST_WORD = BLOCK  # characters without a blank or a line's end, from which on a text is cut where it may change a token
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Bytes `start` to `end` of a file, both at the start of a line."""
+# ------------------------------------------------------------------------------------------------------------ which files
+@dataclass
+class Found:
+    """The files that paths give, resolved, and how many in folders were left out, by reason."""
 
-    path: Path
-    start: int
-    end: int
+    files: list[Path]
+    skipped: Counter[str]
+    in_folders: bool = False
 
-    def read(self, encode: Encode) -> Iterator[str]:
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            if encode == "documents":
-                text = _unix(file.read(self.end - self.start))
-                yield from (text,) if text.strip() else ()
-                return
-            position = self.start
-            while position < self.end:
-                line = file.readline()
-                position += len(line)
-                if text := _unix(line):
-                    yield from nonempty_lines(text)
+    def summary(self) -> str:
+        """`3 files read, 2 skipped: 1 hidden or in a cache, 1 not *.txt or *.md`."""
+        left_out = ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.skipped.items()))
+        read = f"{counted(len(self.files), 'file')} read"
+        return f"{read}, {self.skipped.total():,} skipped: {left_out}" if left_out else read
 
 
-def _unix(raw: bytes) -> str:
-    return raw.decode().replace("\r\n", "\n")
+def find_files(paths: Iterable[str], key: str) -> Found:
+    """The files that `paths` name: a file itself, a folder's `*.txt` and `*.md` at any depth, sorted.
 
-
-def text_corpus(data: TextData) -> Corpus:
-    if not data.paths:
-        raise UserError("data.paths=[]: data=text needs files or folders of *.txt or *.md, as in data.paths=[book.txt]")
-    train = text_files(data.paths, "data.paths")
-    heldout = text_files(data.heldout_paths, "data.heldout_paths")
-    if both := set(train) & set(heldout):
-        raise UserError(f"data.heldout_paths: {min(both)} is also in data.paths; held-out text must not be trained on")
-    hashes = {"train": [checked_hash(path) for path in train], "heldout": [checked_hash(path) for path in heldout]}
-    spans = {"train": _whole(train), "heldout": _whole(heldout)}
-    if not heldout:
-        spans["train"], spans["heldout"] = _cut(spans["train"], data.heldout_fraction)
-
-    def read(split: Split, encode: Encode) -> Iterator[str]:
-        for span in spans[split]:
-            yield from span.read(encode)
-
-    return Corpus(re.sub(r"[^\w.-]+", "_", Path(data.paths[0]).resolve().stem)[:40] or "text", hashes, read)
-
-
-def text_files(paths: Iterable[str], key: str) -> list[Path]:
-    """The files that `paths` name, resolved: a file itself, a folder's `*.txt` and `*.md` at any depth, sorted.
+    In a folder hidden files and folders, `CACHES` and links to folders are skipped, as is what is no file.
 
     Raises:
-        UserError: a path that does not exist, or a folder without such a file.
+        UserError: a path that does not exist or can't be read more than once, or a folder without such a file.
     """
-    files: list[Path] = []
+    found = Found([], Counter())
     for name in paths:
-        path = Path(name).expanduser().resolve()
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in {".txt", ".md"} and p.is_file())
-            if not found:
+        path = Path(name).expanduser()
+        mode = _mode(path, name, key)
+        if stat.S_ISDIR(mode):
+            inside = sorted(_inside(path.resolve(), found.skipped))
+            if not inside:
                 raise UserError(f"{key}: the folder {name} holds no *.txt or *.md file")
-            files += found
-        elif path.exists():
-            files.append(path)
+            found.files += inside
+            found.in_folders = True
+        elif stat.S_ISREG(mode):
+            found.files.append(path.resolve())
         else:
-            raise UserError(f"{key}: there is no file or folder {name}")
-    return files
+            raise UserError(f"{key}: {name} is a pipe or a device, and text is read more than once; put it into a file")
+    return found
 
 
-def checked_hash(path: Path) -> str:
-    """The file's sha256.
+def _mode(path: Path, name: str, key: str) -> int:
+    """What the path is, for `stat`."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{key}: there is no file or folder {name}") from None
+    except OSError as error:
+        raise UserError(f"{key}: {name} can't be read: {error.strerror}") from None
+
+
+def _inside(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """A folder's text files; what is left out is counted, a folder as one."""
+    for at, folders, files in os.walk(folder):
+        for name in [n for n in folders if _is_private(n) or os.path.islink(os.path.join(at, n))]:
+            folders.remove(name)
+            skipped["hidden or in a cache" if _is_private(name) else "behind a link to a folder"] += 1
+        for name in files:
+            path = Path(at, name)
+            if _is_private(name):
+                skipped["hidden or in a cache"] += 1
+            elif path.suffix not in SUFFIXES:
+                skipped["not *.txt or *.md"] += 1
+            elif not path.is_file():
+                skipped["not a file"] += 1
+            else:
+                yield path
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith(".") or name in CACHES
+
+
+# ------------------------------------------------------------------------------------------------------------ what is in them
+@dataclass(frozen=True)
+class TextFile:
+    """What a look through a file finds.
+
+    `sha256`: of its bytes. `text_sha256`: of its text, the same for a copy with other line ends. `peculiar`: whether it has a
+    byte order mark, lines that end in a lone carriage return, or a longer word than `LONGEST_WORD`.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    text_sha256: str
+    peculiar: bool
+
+
+def examine(path: Path) -> TextFile:
+    """A file, looked through once.
 
     Raises:
         UserError: the file is empty, can't be read, or is not UTF-8 text.
     """
-    sha256, decoder, blank = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True
+    raw, text_hash = hashlib.sha256(), hashlib.sha256()
+    decoder, words = _decoder(at_start=True), _Words()
+    size, marked, blank = 0, False, True
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(BLOCK):
                 if b"\0" in block:
                     raise UserError(f"data: {path} is not text: it holds NUL bytes")
-                blank = blank and not decoder.decode(block).strip()
-                sha256.update(block)
-        decoder.decode(b"", final=True)
+                marked = marked or (size == 0 and block.startswith(codecs.BOM_UTF8))
+                size += len(block)
+                raw.update(block)
+                text = decoder.decode(block)
+                text_hash.update(text.encode())
+                words.add(text)
+                blank = blank and not text.strip()
+        text_hash.update(decoder.decode(b"", final=True).encode())
     except UnicodeDecodeError as error:
         raise UserError(f"data: {path} is not UTF-8 text ({error.reason}); convert it to UTF-8") from None
     except OSError as error:
         raise UserError(f"data: {path} can't be read: {error.strerror}") from None
     if blank:
         raise UserError(f"data: {path} is empty: it holds no text")
-    return sha256.hexdigest()
+    peculiar = marked or "\r" in _line_ends(decoder) or words.longest >= LONGEST_WORD
+    return TextFile(path, size, raw.hexdigest(), text_hash.hexdigest(), peculiar)
 
 
-def _whole(files: Iterable[Path]) -> list[_Span]:
-    return [_Span(path, 0, path.stat().st_size) for path in files]
+def _decoder(*, at_start: bool) -> io.IncrementalNewlineDecoder:
+    """Bytes to text whose lines all end in a newline; at a file's start without its byte order mark."""
+    return io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig" if at_start else "utf-8")(), translate=True)
 
 
-def _cut(spans: list[_Span], fraction: float) -> tuple[list[_Span], list[_Span]]:
-    """All but the last `fraction` of the bytes, and the rest, cut at the next start of a line."""
-    left = int((1 - fraction) * sum(span.end for span in spans))
-    train: list[_Span] = []
-    for i, span in enumerate(spans):
-        if left < span.end:
-            with span.path.open("rb") as file:
-                file.seek(left)
-                file.readline()
-                cut = file.tell()
-            parts = [_Span(span.path, 0, cut), _Span(span.path, cut, span.end)]
-            return train + parts[:1], [part for part in parts[1:] if part.start < part.end] + spans[i + 1 :]
-        train.append(span)
-        left -= span.end
-    return train, []
+def _line_ends(decoder: io.IncrementalNewlineDecoder) -> tuple[str, ...]:
+    """Those that the decoder met: of a newline, a carriage return, and both."""
+    met = decoder.newlines
+    return (met,) if isinstance(met, str) else met or ()
+
+
+class _Words:
+    """The length of the longest word so far, in characters: exact only for one that is longer than a block."""
+
+    def __init__(self) -> None:
+        self.longest = self._open = 0
+
+    def add(self, text: str) -> None:
+        breaks = [place for mark in " \n" if (place := text.find(mark)) >= 0]
+        self._open += min(breaks, default=len(text))
+        self.longest = max(self.longest, self._open)
+        if breaks:
+            self._open = len(text) - 1 - max(text.rfind(mark) for mark in " \n")
+
+
+def read_text(path: Path, start: int, end: int) -> Iterator[str]:
+    """The text between two bytes of a file, in blocks."""
+    decoder = _decoder(at_start=start == 0)
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(min(BLOCK, end - start)):
+            start += len(block)
+            yield decoder.decode(block)
+    yield decoder.decode(b"", final=True)
+
+
+def read_lines(path: Path, start: int, end: int) -> Iterator[str]:
+    """The lines between two bytes of a file, each with its newline."""
+    parts: list[str] = []
+    for block in read_text(path, start, end):
+        for line in io.StringIO(block, newline="\n"):
+            parts.append(line)
+            if line.endswith("\n"):
+                yield "".join(parts)
+                parts.clear()
+    if parts:
+        yield "".join(parts)

@@ -95,6 +95,13 @@ def _byte_level(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
+def splits_as_gpt2(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer splits a text before it merges as GPT-2's does, and changes nothing of it first."""
+    splitter = tokenizer.pre_tokenizer
+    is_plain = isinstance(splitter, pre_tokenizers.ByteLevel) and splitter.use_regex and not splitter.add_prefix_space
+    return is_plain and tokenizer.normalizer is None
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -44,12 +45,12 @@ def visible_gpus(count: int | None = None) -> tuple[str, ...]:
 def capacity(runs: int, device: str, jobs: int | None, jobs_per_gpu: int, count: int | None = None) -> Capacity:
     """How many of `runs` go at once, and with what; `count` as for `visible_gpus`.
 
-    On GPUs each run holds one, or one of `jobs_per_gpu` places on it. On the CPU as many run as there are cores, and the
-    cores are divided among them.
+    On GPUs each run holds one, or one of `jobs_per_gpu` places on it; `cuda:0,cuda:2` as `device` says which GPUs. On the CPU
+    as many run as there are cores, and the cores are divided among them.
     """
     there = () if device == "cpu" else visible_gpus(count)
     if device.startswith("cuda:"):
-        there = there[int(device.split(":")[1]) :][:1]
+        there = tuple(there[int(n)] for n in re.findall(r"cuda:(\d+)", device) if int(n) < len(there))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     places = len(there) * jobs_per_gpu if there else cores
     at_once = max(1, min(runs, places if jobs is None else jobs))

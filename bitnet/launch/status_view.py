@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitnet.common.console import command_name, is_read, print_text
-from bitnet.common.text import counted, single_line
+from bitnet.common.text import counted, single_line, without_interpolation
 from bitnet.launch.monitor import Monitor, RunState
 from bitnet.runs.statuses import DIVERGED, DONE, FAILED, LISTED, QUEUED, RUNNING, STALLED, UNREADABLE, count_statuses, describe
 
@@ -95,7 +95,8 @@ def _resume(found: list[RunState], top: Path) -> list[str]:
     """The commands that resume what is left: those that started the runs."""
     by_command: dict[str, list[RunState]] = {}
     for s in found:
-        command = f"{command_name('train')} {shlex.quote(f'resume={s.folder}')}" if not s.command else _again(s.command)
+        resumption = shlex.quote(f"resume={without_interpolation(str(s.folder))}")
+        command = _again(s.command) if s.command else f"{command_name('train')} {resumption}"
         by_command.setdefault(command, []).append(s)
     lines = []
     for command, runs in list(by_command.items())[:_COMMANDS]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from bitnet.cli.compose import group_choices, run_config, search_path
+from bitnet.cli.compose import Options, group_choices, refuse_folders_of_hydra, run_config, search_path
 from bitnet.cli.hydra_errors import explain, from_hydra
 from bitnet.cli.hydra_internals import compose_command
 from bitnet.cli.overrides import check_sweep, key_of, normalise, note_repeated_keys, with_current_names, with_multirun
@@ -19,7 +19,7 @@ from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
 from bitnet.sweep.check_claims import check_claims
 from bitnet.sweep.expand import ComposedArm, expand
-from bitnet.sweep.sequence import expand_includes
+from bitnet.sweep.sequence import expand_each, sweeps_in_turn
 
 
 def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None) -> tuple[list[RunRequest], bool]:
@@ -31,11 +31,7 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
     overrides = with_current_names(overrides, config_dir)
     check_sweep(overrides, multirun)
     note_repeated_keys(overrides)
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise UserError(f"--config-dir {config_dir}: no such folder")
-        overrides = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *overrides]
-    written = search_path([normalise(o) for o in with_multirun(overrides)])
+    written = search_path([normalise(o) for o in with_multirun(overrides)], config_dir)
     with initialize_config_dir(str(share() / "conf"), version_base="1.3"):
         try:
             return _expanded(written, multirun)
@@ -49,21 +45,23 @@ def requested_runs(overrides: list[str], multirun: bool, config_dir: Path | None
 
 def _expanded(written: list[str], multirun: bool) -> tuple[list[RunRequest], bool]:
     loader, master, sweeping = compose_command(written, multirun)
+    refuse_folders_of_hydra(master.hydra)
     typed = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     if not sweeping:
         return [_resumed(master, typed) or RunRequest(run_config(master), tuple(typed), group_choices(master.hydra))], False
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
-    named = run_config(master).sweep
-    if named is not None and named.includes:
-        return _of_all([_requests(*sweep) for sweep in expand_includes(loader, master, named)]), True
-    return _requests(*expand(loader, master, typed)), True
+    options, (several, owner) = Options(master.hydra), sweeps_in_turn(master, typed)
+    if several:
+        each = expand_each(loader, master, several, owner)
+        return _of_all([_requests(config, arms, options) for config, arms in each]), True
+    return _requests(*expand(loader, master, typed), options), True
 
 
-def _requests(config: RunConfig, arms: Sequence[ComposedArm]) -> list[RunRequest]:
+def _requests(config: RunConfig, arms: Sequence[ComposedArm], options: Options) -> list[RunRequest]:
     """The runs of one sweep, or of a grid, after a look at what its claims need."""
-    check_claims(config.sweep, arms)
+    check_claims(config.sweep, arms, options)
     return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms]
 
 

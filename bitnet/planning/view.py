@@ -90,7 +90,7 @@ def _where(place: Placement, out: str) -> str:
     if place.at_once is None:
         return f"on a cluster, output in {out}; times are for this machine"
     try:
-        device = describe(pick_device(place.device))
+        device = ", ".join(describe(pick_device(name)) for name in place.device.split(","))
     except UserError:
         device = place.device
     threads = "" if place.threads is None else f", {counted(place.threads, 'thread')} each"

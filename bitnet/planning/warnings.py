@@ -101,7 +101,8 @@ def check_machine(runs: Sequence[Forecast], place: Placement) -> list[Notice]:
     except UserError as error:
         return [Notice("error", str(error))]
     free = cost.available_memory(device)
-    apart = max(1, len(resources.visible_gpus())) if device.type == "cuda" else 1  # GPUs that hold runs apart from each other
+    gpus = resources.capacity(1, place.device, None, 1).devices if device.type == "cuda" else ()
+    apart = max(1, len(gpus))  # they hold runs apart from each other
     needed = heapq.nlargest(-(-place.at_once // apart), (r.memory for r in runs if not r.finished))
     if free is None or sum(needed) <= free:
         return []

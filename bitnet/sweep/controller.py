@@ -10,13 +10,14 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from bitnet.cli.compose import Composer
-from bitnet.cli.overrides import quote, readable_overrides
+from bitnet.cli.compose import Composer, Options
+from bitnet.cli.overrides import readable_overrides
+from bitnet.cli.quoting import quote
 from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError
-from bitnet.common.text import counted
+from bitnet.common.text import counted, without_interpolation
 from bitnet.config.identity import digest, identity, source_key
 from bitnet.config.run import RunConfig, load_config
 from bitnet.config.sweep import SweepConfig
@@ -26,9 +27,10 @@ from bitnet.runs.provenance import provenance
 from bitnet.runs.reading import Unreadable
 from bitnet.runs.record import RunRecord, declare_sweep, last_heldout_loss, read_record
 from bitnet.runs.statuses import DONE, FINAL, UNREADABLE, count_statuses
+from bitnet.sweep.arms import Arm
 from bitnet.sweep.branching import is_skipped, share_first_steps
 from bitnet.sweep.check_claims import check_claims
-from bitnet.sweep.expand import Arm, ComposedArm, expand
+from bitnet.sweep.expand import ComposedArm, expand
 from bitnet.sweep.freeze import QueuedRun, ResolvedRun, freeze, resolve
 
 
@@ -41,7 +43,8 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     """
     config, arms = expand(loader, master, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    check_claims(config.sweep, arms)
+    check_claims(config.sweep, arms, Options(master.hydra))
+    _check_devices(config.device, master)
     queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:
         seeds = sorted({c.config.seed for c in arms})
@@ -49,7 +52,7 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     todo = [q for q in queued if not is_skipped(q, config)]
     say(f"{counted(len(queued), 'run')}, {len(queued) - len(todo)} of them finished before, in {queued[0].folder.parent}")
     try:
-        returned = launcher.launch([[f"resume={quote(str(q.folder))}"] for q in todo], initial_job_idx=0) if todo else []
+        returned = launcher.launch([_resumption(q.folder, config) for q in todo], initial_job_idx=0) if todo else []
     except KeyboardInterrupt:
         begun = sum(RunRecord(q.folder).read().get("step", 0) > 0 for q in todo if not _is_final(q))
         over = sum(map(_is_final, queued))
@@ -63,6 +66,19 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     trunk.remove_branch_checkpoints([q.folder for q in queued])
     _summary(queued)
     return returned
+
+
+def _check_devices(device: str, master: DictConfig) -> None:
+    """Raise UserError for several GPUs with a launcher that does not share them among the runs."""
+    if "," in device and "bitnet_launcher" not in master.hydra.launcher.get("_target_", ""):
+        name = master.hydra.runtime.choices["hydra/launcher"]
+        raise UserError(f"device={device}: hydra/launcher={name} does not share GPUs among runs; launcher=local does")
+
+
+def _resumption(folder: Path, config: RunConfig) -> list[str]:
+    """The overrides of a Hydra job that carries a frozen run out: its folder, and the one that Hydra makes, which is there."""
+    places = {"resume": str(folder), "hydra.sweep.dir": config.out}
+    return [f"{key}={quote(without_interpolation(place))}" for key, place in places.items()]
 
 
 def _declaration(sweep: SweepConfig, seeds: list[int], scale: str | None) -> dict[str, Any]:
@@ -138,8 +154,7 @@ def launch_local(
     Args:
         parameters: `jobs`, `jobs_per_gpu` and `stalled_minutes`, see `local.run_all`.
     """
-    composer = Composer(loader, master)
-    folders = [_folder_of(composer, overrides, here=True) for overrides in jobs]
+    folders = _frozen(loader, master, jobs, here=True)
     codes = local.run_all(list(dict.fromkeys(folders)), _device(folders), **parameters)
     return _returns(folders, jobs, {folder for folder in folders if codes.get(folder, 0) != 0})
 
@@ -167,8 +182,7 @@ def launch_on_slurm(
     Args:
         parameters: see `slurm.run_all`. Without `wait`, what is not over yet counts as failed.
     """
-    composer = Composer(loader, master)
-    folders = [_folder_of(composer, overrides, here=False) for overrides in jobs]
+    folders = _frozen(loader, master, jobs, here=False)
     slurm.run_all(folders, parameters)
     return _returns(folders, jobs, {f for f in folders if RunRecord(f).read().get("status") not in FINAL})
 
@@ -185,10 +199,22 @@ def _returns(folders: Sequence[Path], jobs: Sequence[Sequence[str]], failed: set
     return returned
 
 
+def _frozen(loader: ConfigLoader, master: DictConfig, jobs: Sequence[Sequence[str]], *, here: bool) -> list[Path]:
+    """The run folders of Hydra jobs, as another sweeper than the project's may have proposed them.
+
+    Raises:
+        UserError: there are none, or one can't be carried out.
+    """
+    if not jobs:
+        raise UserError("nothing to run: an axis of the command has no values")
+    composer = Composer(loader, master)
+    return [_folder_of(composer, overrides, here=here) for overrides in jobs]
+
+
 def _folder_of(composer: Composer, overrides: Sequence[str], *, here: bool) -> Path:
     given = {o.key_or_group: o.value() for o in composer.parser.parse_overrides(list(overrides)) if o.key_or_group == "resume"}
     if "resume" in given:
-        return Path(str(given["resume"]))
+        return Path(OmegaConf.create(given).resume)
     values, options = composer.arm(overrides)
     return freeze_single(load_config(values), overrides, options, here=here).folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bitnet.cli.overrides import key_of, normalise
+from bitnet.cli.quoting import unquote
 from bitnet.config.run import RunConfig
 from bitnet.config.sweep import ScaleConfig
 
@@ -18,7 +19,7 @@ def scaled_arm(scale: ScaleConfig, overrides: Iterable[str]) -> tuple[str, ...]:
 
 def _scaled(scale: ScaleConfig, override: str) -> str:
     key, _, value = override.partition("=")
-    value = value.strip("'\"")
+    value = unquote(value)
     if key == "model" and value in scale.sizes:
         return normalise(f"model={scale.sizes[value]}")
     if key == "lr.reference_hidden_size" and scale.sizes.get(value, "").isdigit():  # a size is called after its width

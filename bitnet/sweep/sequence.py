@@ -1,4 +1,6 @@
-"""A sweep that is made of other sweeps (`sweep.includes`): all are validated before the first starts, then run one by one."""
+"""Several sweeps, of a file (`sweep.includes`) or of the command line (`sweeps=a,b`): all are validated before the first starts,
+then they run one by one.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,26 @@ from pathlib import Path
 from types import FrameType
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bitnet.cli import compose
 from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of
+from bitnet.cli.quoting import unquote
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
 from bitnet.common.starting import INTERRUPTED
 from bitnet.common.stopping import handled
 from bitnet.common.text import counted
 from bitnet.config.run import RunConfig
-from bitnet.config.sweep import SweepConfig, current_name
+from bitnet.config.sweep import current_name
 from bitnet.launch import fork_client
+from bitnet.sweep.arms import check_axes
+from bitnet.sweep.check_claims import check_selectors
 from bitnet.sweep.expand import ComposedArm, expand
 
 INVALID_INPUT = 2  # exit code of a sweep that was refused before any work
@@ -35,38 +42,68 @@ def with_sweep(arguments: Sequence[str], name: str) -> list[str]:
     return [f"sweeps={name}" if key_of(a) == "sweeps" else a for a in arguments]
 
 
-def expand_includes(loader: ConfigLoader, master: DictConfig, sweep: SweepConfig) -> list[tuple[RunConfig, list[ComposedArm]]]:
-    """Every sweep that `sweep` is made of, as `expand` gives it, every arm composed and validated.
+def sweeps_in_turn(master: DictConfig, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The sweeps that a multirun carries out one after another, and the sweep whose file includes them (None: the command line
+    names them, `sweeps=a,b`); none for a multirun of one sweep or of none.
+
+    Raises:
+        UserError: `sweeps` has a form of Hydra's that gives none.
+    """
+    parser = OverridesParser.create(config_loader=compose.Options(master.hydra))
+    typed = parser.parse_overrides([a for a in arguments if key_of(a) == "sweeps" and "=" in a][-1:])
+    if typed and typed[0].is_sweep_override():
+        check_axes(typed, all_keys=True)
+        names = [unquote(value) for value in typed[0].sweep_string_iterator()]
+        return list(dict.fromkeys(_name_of_file(master, name) for name in names)), None
+    sweep = compose.run_config(master).sweep
+    if sweep is None or not sweep.includes:
+        return [], None
+    return [_name_of_file(master, name) for name in sweep.includes], sweep.name
+
+
+def _name_of_file(master: DictConfig, sweep: str) -> str:
+    """A sweep's name, or, where none of the folders that Hydra reads has such a file, its name of today."""
+    sources = [s for s in master.hydra.runtime.config_sources if s.schema == "file"]
+    there = any((Path(s.path) / "sweeps" / f"{sweep}.yaml").is_file() for s in sources)
+    return sweep if there else current_name(sweep)
+
+
+def expand_each(
+    loader: ConfigLoader, master: DictConfig, names: Sequence[str], owner: str | None = None
+) -> list[tuple[RunConfig, list[ComposedArm]]]:
+    """Every sweep of `names`, which the sweep `owner` includes, or the command line names, as `expand` gives it: every arm
+    composed and validated.
 
     Raises:
         UserError: naming the sweep that can't be run as asked.
     """
     asked, about_hydra = list(master.hydra.overrides.task), list(master.hydra.overrides.hydra)
     if not any(key_of(o) == "sweeps" for o in asked):
-        raise UserError(f"sweep.includes={sweep.includes}: a sweep of sweeps is started by its file's name, sweeps=NAME")
-    found = []
-    for name in sweep.includes:
-        named = with_sweep(asked, name if _has_file(master, name) else current_name(name))
+        raise UserError(f"sweep.includes={list(names)}: a sweep of sweeps is started by its file's name, sweeps=NAME")
+    found: list[tuple[RunConfig, list[ComposedArm]]] = []
+    for name in names:
+        named = with_sweep(asked, name)
         try:
             own = loader.load_configuration("config", [*about_hydra, *named], RunMode.MULTIRUN)
-            if own.sweep is not None and own.sweep.get("includes"):
+            includes = (own.sweep or {}).get("includes")
+            if includes and owner is not None:
                 raise UserError("it is made of sweeps itself; name those instead")
+            if includes:
+                found += expand_each(loader, own, [_name_of_file(master, n) for n in includes], name)
+                continue
             config, arms = expand(loader, own, named)
             for composed in arms:
                 _ = composed.config
+            if config.sweep is not None:
+                check_selectors(config.sweep, arms, compose.Options(own.hydra))
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"sweeps={name}, which {sweep.name} includes: {explain(error)}") from None
+            named = f"sweeps={name}" + ("" if owner is None else f", which {owner} includes")
+            raise UserError(f"{named}: {str(explain(error)).removeprefix(f'sweeps={name}: ')}") from None
         found.append((config, arms))
     return found
 
 
-def _has_file(master: DictConfig, sweep: str) -> bool:
-    """Whether one of the folders that Hydra reads has a sweep of that name."""
-    sources = [s for s in master.hydra.runtime.config_sources if s.schema == "file"]
-    return any((Path(s.path) / "sweeps" / f"{sweep}.yaml").is_file() for s in sources)
-
-
-def run_in_sequence(sweep: SweepConfig) -> None:
+def run_in_sequence(names: Sequence[str]) -> None:
     """Run the sweeps, each by this process's command with its name, to its end.
 
     Raises:
@@ -75,8 +112,8 @@ def run_in_sequence(sweep: SweepConfig) -> None:
     """
     fork_client.stop_prestarted()
     failed = []
-    for place, name in enumerate(sweep.includes, 1):
-        say(f"[{place} of {len(sweep.includes)}] {name}")
+    for place, name in enumerate(names, 1):
+        say(f"[{place} of {len(names)}] {name}")
         code, asked = _run(with_sweep(sys.orig_argv, name))
         if asked or code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
             raise KeyboardInterrupt
@@ -85,7 +122,7 @@ def run_in_sequence(sweep: SweepConfig) -> None:
         if code != 0:
             failed.append(name)
     if failed:
-        some = f"{len(failed)} of {counted(len(sweep.includes), 'sweep')}"
+        some = f"{len(failed)} of {counted(len(names), 'sweep')}"
         say(f"{some} had failures: {', '.join(failed)}; the same command resumes")
         raise SystemExit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from pathlib import Path
@@ -16,6 +17,7 @@ from bitnet.cli.hydra_errors import complain
 from bitnet.cli.overrides import key_of
 from bitnet.common.console import command_name, say
 from bitnet.common.errors import UserError, is_disk_error, one_line
+from bitnet.config.base import value_at
 from bitnet.config.run import load_config
 
 # as the user set it: `main` sets it too, for Hydra to hand errors over instead of printing them
@@ -38,12 +40,16 @@ def _run(cfg: DictConfig) -> float | None:
     from bitnet.cli import compose
     from bitnet.sweep import controller
 
+    if cfg.resume is None or HydraConfig.get().mode != RunMode.MULTIRUN:  # a sweep's jobs are told where Hydra may write
+        compose.refuse_folders_of_hydra(HydraConfig.get())
     # as typed: an interpolation among them means a key of the run, and Hydra's own part has no such key
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     if cfg.resume is not None:
         folder = Path(cfg.resume).expanduser().resolve()
         _amend(cfg, folder, overrides)
         return _execute(folder)
+    if "," in str(cfg.device):
+        raise UserError(f"device={cfg.device}: a run has one device; the runs of a sweep share several (-m, or sweeps=NAME)")
     return _execute(controller.freeze_single(compose.run_config(cfg), overrides, group_choices(HydraConfig.get())).folder)
 
 
@@ -80,7 +86,7 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
     from bitnet.runs.record import RunRecord
 
     record = RunRecord(folder)
-    frozen, made = OmegaConf.create(record.config()), record.frozen().get("choices", {})
+    frozen, made = record.config(), record.frozen().get("choices", {})
     amended = False
     for key in map(key_of, overrides):
         if key == "resume" or key.startswith(("hydra", "launcher")):
@@ -90,14 +96,15 @@ def _amend(cfg: DictConfig, folder: Path, overrides: list[str]) -> None:
                 f"{key}={OmegaConf.select(cfg, key)} can't be combined with resume={folder}: a run resumes in its own folder"
             )
         asked = HydraConfig.get().runtime.choices.get(key, OmegaConf.select(cfg, key))
-        there = made.get(key, OmegaConf.select(frozen, key))
+        there = made.get(key, value_at(frozen, key))
         if str(asked) == str(there):
             continue
         if key not in {"device", "checkpoint.every", "checkpoint.keep", "checkpoint.on_mismatch"}:
             raise UserError(
                 f"{key}={asked}: the run at resume={folder} was started with {there}; drop this override, or start another run"
             )
-        OmegaConf.update(frozen, key, asked)
+        *above, name = key.split(".")
+        functools.reduce(dict.__getitem__, above, frozen)[name] = asked
         amended = True
     if amended:
-        record.write_config(load_config(OmegaConf.to_container(frozen)).model_dump(mode="json"))
+        record.write_config(load_config(frozen).model_dump(mode="json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -11,13 +12,15 @@ from bitnet.common.limits import check_threads
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `name` means; `auto` is the first GPU, else the CPU.
+    """The device that `name` means; `auto` is the first GPU, else the CPU. Of several GPUs, which runs share, the first.
 
     Raises:
         UserError: for a name that torch doesn't know, or a device that is not there.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if "," in name:
+        return _first_of_several(name)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -29,6 +32,16 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= there:
         raise UserError(f"device={name}: this machine has {there} CUDA devices; try device=cpu or device=auto")
     return device
+
+
+def _first_of_several(names: str) -> torch.device:
+    each = names.split(",")
+    if not all(re.fullmatch(r"cuda:\d+", name) for name in each):
+        raise UserError(f"device={names}: several devices are GPUs by their numbers, as in device=cuda:0,cuda:1")
+    if len(set(each)) < len(each):
+        raise UserError(f"device={names}: a GPU is named twice; launcher.jobs_per_gpu=N puts N runs on each")
+    devices = [pick_device(name) for name in each]  # all, so that one which is not there is told
+    return devices[0]
 
 
 def describe(device: torch.device) -> str:

@@ -115,7 +115,8 @@ def test_a_long_document_is_cut_where_it_changes_no_token(text):
 
 
 def test_long_documents_are_written_in_chunks_to_the_same_tokens(tmp_path, text, monkeypatch):
-    data = text_data(tmp_path, text, text, encode="documents")
+    (tmp_path / "other.txt").write_text(text.read_text()[::-1])
+    data = text_data(tmp_path, text, tmp_path / "other.txt", encode="documents")
     at_once = prepare(data, BPE, say=lambda _: None)
     monkeypatch.setattr(prepared_data, "CHUNK_CHARACTERS", 200)
     in_chunks = prepare(data.model_copy(update={"cache": str(tmp_path / "other")}), BPE, say=lambda _: None)

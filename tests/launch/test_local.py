@@ -601,6 +601,7 @@ def test_the_machine_is_divided_among_runs(monkeypatch):
     assert resources.capacity(10, "auto", None, 2).jobs == 8
     assert resources.capacity(2, "auto", None, 1) == resources.Capacity(2, 8, ("0", "1", "2", "3"), 1)
     assert resources.capacity(10, "cuda:2", None, 1).devices == ("2",)
+    assert resources.capacity(10, "cuda:3,cuda:1", None, 2) == resources.Capacity(4, 4, ("3", "1"), 2)
     assert resources.capacity(10, "cpu", None, 1) == resources.Capacity(10, 1, (), 1)
     assert resources.capacity(100, "cpu", None, 1).jobs == 16
     assert resources.capacity(100, "cpu", 3, 1) == resources.Capacity(3, 5, (), 1)

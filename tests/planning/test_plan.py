@@ -322,8 +322,8 @@ def test_help_has_an_example(capsys):
     ("claim", "said"),
     [
         (
-            "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: b159}, against: b, expected: lower, margin: 1}",
-            ["claims about runs that are not part of this command: c.arm (arm=a, quant=b159); they will be inconclusive"],
+            "{kind: contrast, says: x, metric: heldout_loss, arm: {arm: a, quant: bf16}, against: b, expected: lower, margin: 1}",
+            ["claims about runs that are not part of this command: c.arm (arm=a, quant=bf16); they will be inconclusive"],
         ),
         (
             "{kind: bound, says: x, metric: heldout_loss, arm: a, expected: at_most, bound: 1, at: 5000}",

@@ -10,17 +10,21 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import II, DictConfig
 
 
 @dataclass
 class LocalLauncherConf:
-    """`jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU; `stalled_minutes`: see `local.run_all`."""
+    """`jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU; `stalled_minutes`: see `local.run_all`. All as in
+    `launcher=local`.
+
+    They stand here and not in conf/launcher/local.yaml, whose keys another launcher that is chosen beside it would not know.
+    """
 
     _target_: str = "hydra_plugins.bitnet_launcher.LocalLauncher"
-    jobs: int | None = None
-    jobs_per_gpu: int = 1
-    stalled_minutes: float | None = None
+    jobs: int | None = II("launcher.jobs")
+    jobs_per_gpu: int = II("launcher.jobs_per_gpu")
+    stalled_minutes: float | None = II("launcher.stalled_minutes")
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="bitnet_local", node=LocalLauncherConf, provider="bitnet")

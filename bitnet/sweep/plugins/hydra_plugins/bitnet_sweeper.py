@@ -34,8 +34,9 @@ class ArmsSweeper(basic_sweeper()):
         from bitnet.sweep import controller, sequence
 
         loader = self.hydra_context.config_loader
-        named = compose.run_config(self.config).sweep
-        if named is not None and named.includes:
-            sequence.expand_includes(loader, self.config, named)  # refuses what can't be run, before the first starts
-            return sequence.run_in_sequence(named)
+        compose.refuse_folders_of_hydra(self.config.hydra)
+        several, owner = sequence.sweeps_in_turn(self.config, arguments)
+        if several:
+            sequence.expand_each(loader, self.config, several, owner)  # refuses what can't be run, before the first starts
+            return sequence.run_in_sequence(several)
         return controller.run_sweep(loader, self.config, self.launcher, arguments)
