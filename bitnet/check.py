@@ -71,9 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         return complain(error, sweeps=False)
     except KeyboardInterrupt:
         return INTERRUPTED
-    failed = [r for r in results if r["passed"] is False]
     print_text(json.dumps(results, indent=2) if arguments.json else results_table(results))
-    return 1 if failed else 0
+    return 1 if any(r["passed"] is False for r in results) else 0
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def _splittable(overrides: str) -> str:
     try:
         shlex.split(overrides)
     except ValueError as error:
-        raise ValueError(f"{str(error).lower()}; overrides are written as in a shell") from None
+        raise ValueError(f"{str(error).lower()}; quotes come in pairs, and \\' is an apostrophe") from None
     return overrides
 
 

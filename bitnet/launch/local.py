@@ -58,6 +58,9 @@ def run_all(
                 forking.restart()
                 course.waiting[:0], course.running = sorted(course.running), set()
             redraw()
+        if course.stopping and not turns.answered:  # asked while nothing was left to wait for but runs that had outlived a death
+            with contextlib.suppress(ForkServerDied):
+                turns.stop()
     if course.stopping:
         raise KeyboardInterrupt
     return dict.fromkeys(folders, 1) | course.exits
@@ -84,7 +87,7 @@ class _Turns:
         while not course.stopping and len(course.running) < where.jobs and (ready := _ready(course)):
             _start(self.forking, course, where, ready)
         if course.stopping:
-            self._stop()
+            self.stop()
         for folder, code in self.forking.ended(REDRAW_SECONDS):
             _end(course, folder, code)
         self._kill_stalled()
@@ -95,7 +98,7 @@ class _Turns:
             _end(course, folder, -signal.SIGKILL)
         return False
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """Answer requests to stop, each with one line on what it does and what the next one would."""
         name, grace = self.course.asked.name, f"{GRACE_SECONDS:.0f} s"
         for time_asked in range(self.answered + 1, min(self.course.asked.times, 3) + 1):
@@ -112,7 +115,7 @@ class _Turns:
                 say(f"{name}: kills {counted(len(self.course.running), 'run')} at once; their last checkpoints stand")
         if self.killed_at is None and self.grace_ends is not None and time.monotonic() >= self.grace_ends:
             self.killed_at = time.monotonic()
-            reason = "killed when asked to stop again; launch again to go on from the last checkpoint"
+            reason = "killed when asked to stop again; the same command resumes from the last checkpoint"
             self._kill(self.course.running, status=QUEUED, reason=reason)
 
     def _kill_stalled(self) -> None:

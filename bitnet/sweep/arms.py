@@ -75,12 +75,7 @@ def expand_sweep(sweep: SweepConfig | None, typed_keys: set[str], parser: Overri
 
 
 def _arm(name: str, text: str, parser: OverridesParser) -> list[str]:
-    place = f"sweep.arms.{name}"
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{place}={text}: {str(error).lower()}; quotes come in pairs, and \\' is an apostrophe") from None
-    return [_one_value(place, word, parser) for word in words]
+    return [_one_value(f"sweep.arms.{name}", word, parser) for word in shlex.split(text)]
 
 
 def _axis(key: str, values: list[Any], parser: OverridesParser) -> list[str]:

@@ -387,7 +387,7 @@ BAD = {
     "out": (["out=empty.txt"], "out="),
     "tokenizer for synthetic": (["tokenizer=bpe"], "tokenizer=bpe"),
     "comma without -m": (["wd=paper,none"], "-m"),
-    "two sweeps": (["sweeps=quickstart,phase5_scaling"], "one named sweep at a time"),
+    "two sweeps": (["sweeps=phase_five,quickstart"], "phase_five: no such option"),
     "resume nowhere": (["resume=nowhere"], "resume="),
 }
 

@@ -50,7 +50,7 @@ def test_a_silent_run_has_stalled_after_its_time(clock, run):
 def test_a_run_that_beats_has_not(clock, run):
     watch = stalls.Stalls(3)
     for beat in range(20):
-        heartbeat.write(run.folder, {"time": beat})
+        heartbeat.write(run.folder, {"time": beat, "step": beat})
         assert looks(watch, clock, run, 2) == []
 
 

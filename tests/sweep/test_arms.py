@@ -50,8 +50,9 @@ def refused(capsys, *arguments: str) -> str:
 
 IN_THE_FILE = {
     # quotation marks
-    '  arms: {a: "wd=\'paper"}': "sweep.arms.a=wd='paper: no closing quotation; quotes come in pairs, and \\' is an apostrophe",
-    '  arms: {a: "wd=paper\\\\"}': "sweep.arms.a=wd=paper\\: no escaped character; quotes come in pairs",
+    '  arms: {a: "wd=\'paper"}': 'sweep.arms.a="wd=\'paper": no closing quotation; '
+    "quotes come in pairs, and \\' is an apostrophe",
+    '  arms: {a: "wd=paper\\\\"}': "sweep.arms.a='wd=paper\\\\': no escaped character; quotes come in pairs",
     # several values where there is one
     '  arms: {a: "wd=paper,wd005"}': "sweep.arms.a: wd=paper,wd005: an arm has one value of each key; "
     "for several write grid: {wd: [paper, wd005]}",

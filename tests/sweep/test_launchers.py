@@ -59,9 +59,15 @@ def test_several_gpus_are_shared_and_make_no_further_runs(monkeypatch):
     assert [r.config.seed for r in asked] == [0, 1, 2] and placement(asked, sweeping).at_once == 2
     launched = []
     monkeypatch.setattr(device, "pick_device", lambda name: None)
-    monkeypatch.setattr(controller.local, "run_all", lambda folders, *how: launched.append((len(folders), *how)) or {})
+
+    def run_all(folders, gpus, **how):
+        launched.append((len(folders), gpus, how))
+        return {}
+
+    monkeypatch.setattr(controller.local, "run_all", run_all)
     assert train_code("-m", *RUN, "device=cuda:3,cuda:1", "seed=0,1,2") == 1  # nothing was carried out
-    assert launched == [(3, "cuda:3,cuda:1", None, 1)] and statuses() == ["queued"] * 3
+    assert launched == [(3, "cuda:3,cuda:1", {"jobs": None, "jobs_per_gpu": 1, "stalled_minutes": 30})]
+    assert statuses() == ["queued"] * 3
 
 
 def train_code(*arguments: str) -> int | str | None:
