@@ -28,12 +28,13 @@ ORDER: dict[str, set[str] | type(...)] = {
     "analysis": {"common", "runs", "config"},
     "verdicts": {"common", "runs", "config", "analysis"},
     "reporting": {"common", "runs", "config", "analysis", "verdicts"},
+    "benchmark": {"common", "runs", "config", "data", "training", "cli", "planning", "reporting.text_layout"},
 }
-COMMANDS = {"train", "plan", "status", "report", "prepare", "diagnose", "check"}
+COMMANDS = {"train", "plan", "status", "report", "prepare", "diagnose", "check", "bench"}
 RENAMED = {"job"}  # a name that SLURM jobs were pickled with
 
 # The two rules beside the order: where torch may be imported at the top of a file, and where Hydra.
-TORCH = {"model", "evaluation", "training", "checks", "planning"}
+TORCH = {"model", "evaluation", "training", "checks", "planning", "benchmark"}
 HYDRA = {"cli", "sweep", "planning", "train"}
 HYDRA_PRIVATE = "cli/hydra_internals.py"
 
@@ -134,6 +135,7 @@ def test_commands_are_thin():
         ("runs.record", {"torch", "hydra"}),
         ("train", {"torch"}),
         ("plan", {"torch"}),
+        ("bench", {"torch"}),
     ],
 )
 def test_what_a_module_really_loads(module, kept_out):
