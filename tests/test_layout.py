@@ -23,6 +23,10 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
         "the command prints what it finds": ["diagnose", "reporting/diagnosis_text", "analysis/advice"],
     },
     "analysis/test_tables.py": {"one of the tables": ["analysis/verification"]},
+    "benchmark/test_interleaved.py": {"the process that it asks": ["benchmark/worker"]},
+    "benchmark/test_request.py": {"parts of one command": ["bench", "benchmark/document", "benchmark/steps"]},
+    "benchmark/test_results.py": {"what is made of results": ["benchmark/compare", "benchmark/view"]},
+    "benchmark/test_stopwatch.py": {"each is taken apart": ["benchmark/contenders"]},
     "checks/test_checks.py": {
         "each check is tested through the runner": [
             "check", "checks/subject", "checks/study", "checks/training", "checks/results",
@@ -88,7 +92,7 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
     },
 }  # fmt: skip
 # What nothing imports: Hydra finds its plugins, and processes are started with a module's name.
-BY_NAME = {"job", "launch/fork_server", "sweep/sequence"}
+BY_NAME = {"job", "launch/fork_server", "sweep/sequence", "benchmark/worker"}
 TESTED = {module: test for test, reasons in ELSEWHERE.items() for modules in reasons.values() for module in modules}
 
 

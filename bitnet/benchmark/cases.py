@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ def parse_contenders(text: str) -> list[str]:
     return [name for name in CONTENDERS if name in named]
 
 
+@functools.cache
 def run_of(case: Case, *, quant: str = "b158") -> RunConfig:
     """The run of the default recipe that a case stands for, with an evaluation as a run makes it."""
     register_plugins()

@@ -18,7 +18,7 @@ from typing import Any
 from bitnet.benchmark.cases import FLOAT, Case, run_of
 from bitnet.common.errors import UserError
 
-_ROUND_SECONDS = 0.5  # a contender's turn, where one step doesn't take longer
+ROUND_SECONDS = 0.5  # a contender's turn, where one step doesn't take longer
 
 _SLOW_STEP = 4.0  # seconds: after one such step a process is warm enough
 
@@ -153,7 +153,7 @@ def _warm_up(client: Client) -> int:
     if seconds < _SLOW_STEP:
         client.ask(steps=1)
         seconds = client.ask(steps=1)["seconds"]
-    return max(1, math.ceil(_ROUND_SECONDS / seconds))
+    return max(1, math.ceil(ROUND_SECONDS / seconds))
 
 
 def _take_turn(client: Client, turns: Turns, count: int) -> None:

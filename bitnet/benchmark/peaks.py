@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,15 +39,15 @@ def _product(operand: torch.Tensor, device: torch.device) -> float | None:
 
 def best_seconds(work: Callable[[], Any], device: torch.device) -> float:
     """Seconds of the quickest of several calls, after one that is not counted."""
-    seconds: list[float] = []
     work()
-    while len(seconds) < _REPEATS or sum(seconds) < _SECONDS:
+    best, calls, until = math.inf, 0, time.perf_counter() + _SECONDS
+    while calls < _REPEATS or time.perf_counter() < until:
         _wait(device)
         began = time.perf_counter()
         work()
         _wait(device)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+        best, calls = min(best, time.perf_counter() - began), calls + 1
+    return best
 
 
 def _wait(device: torch.device) -> None:
