@@ -95,11 +95,13 @@ class Client:
 
 @dataclass
 class Turns:
-    """What a contender took: seconds of a step in each round, of a step by part in each round, of each evaluation, and bytes."""
+    """What a contender took: seconds of a step in each round, of a step by part in each round, of each evaluation, and bytes;
+    and what the machine reached in the same rounds."""
 
     seconds: list[float] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[float] = field(default_factory=list)
+    peaks: list[dict[str, float]] = field(default_factory=list)
     memory: int | None = None
     error: str | None = None
 
@@ -112,7 +114,8 @@ def machine(device: str, threads: int) -> dict[str, Any]:
         Ended: when the measuring process ends early.
     """
     with Client({"contender": None, "device": device, "threads": threads}) as client:
-        return client.answer()
+        client.answer()
+        return client.ask(facts=True)
 
 
 def measure(case: Case, contenders: Sequence[str], *, device: str, threads: int, rounds: int) -> dict[str, Turns]:
@@ -124,6 +127,8 @@ def measure(case: Case, contenders: Sequence[str], *, device: str, threads: int,
             config = run_of(case, quant="float" if name == FLOAT else "b158").model_dump(mode="json")
             order = {"contender": name, "config": config, "device": device, "threads": threads}
             clients[name] = stack.enter_context(Client(order))
+        peaks = stack.enter_context(Client({"contender": None, "device": device, "threads": threads}))
+        peaks.answer()
         counts: dict[str, int] = {}
 
         def each(names: Sequence[str], work: Callable[[Client, str], None]) -> None:
@@ -136,6 +141,9 @@ def measure(case: Case, contenders: Sequence[str], *, device: str, threads: int,
         each(contenders, lambda client, name: client.answer())
         each(contenders, lambda client, name: counts.update({name: _warm_up(client)}))
         for number in range(rounds):
+            now = peaks.ask(peaks=True)  # they drift too: a share of the bound is one of the same minute
+            for name in contenders:
+                turns[name].peaks.append(now)
             each(_rotated(contenders, number), lambda client, name: _take_turn(client, turns[name], counts[name]))
         each(contenders, lambda client, name: _finish(client, turns[name]))
     return turns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -12,21 +12,23 @@ import torch
 from bitnet.planning.cost import available_memory
 from bitnet.training.device import describe
 
-_REPEATS, _SECONDS = 3, 0.5  # each is repeated so often at least, and for so long; the quickest counts
+_REPEATS, _SECONDS = 3, 0.3  # each is repeated so often at least, and for so long; the quickest counts
 
 
-def peaks(device: torch.device) -> dict[str, float | None]:
+def peaks(device: torch.device, names: Collection[str] = ("fp32", "bf16", "int8", "copy")) -> dict[str, float | None]:
     """Operations a second of square products by operand (None where torch has no such product), and bytes a second of a copy,
-    read and written bytes both counted."""
+    read and written bytes both counted; those of `names`."""
     size = 8192 if device.type == "cuda" else 1024
     block = 1 << (30 if device.type == "cuda" else 28)
-    source = torch.ones(block, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    copy = 2 * block / best_seconds(lambda: target.copy_(source), device)
+    found: dict[str, float | None] = {}
+    if "copy" in names:
+        source = torch.ones(block, dtype=torch.uint8, device=device)
+        target = torch.zeros_like(source)
+        found["copy"] = 2 * block / best_seconds(lambda: target.copy_(source), device)
     operands = {"fp32": torch.randn(size, size, device=device)}
     operands["bf16"] = operands["fp32"].bfloat16()
     operands["int8"] = torch.ones(size, size, dtype=torch.int8, device=device)
-    return {name: _product(operand, device) for name, operand in operands.items()} | {"copy": copy}
+    return found | {name: _product(operand, device) for name, operand in operands.items() if name in names}
 
 
 def _product(operand: torch.Tensor, device: torch.device) -> float | None:

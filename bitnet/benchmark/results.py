@@ -31,14 +31,14 @@ def figure(values: Sequence[float]) -> Figure:
     return {"median": median, "low": low, "high": high}
 
 
-def results_of(case: Case, turns: dict[str, Turns], peaks: dict[str, float | None]) -> list[dict[str, Any]]:
+def results_of(case: Case, turns: dict[str, Turns]) -> list[dict[str, Any]]:
     """An entry a contender, in the order of `turns`."""
     yardstick = turns.get(REFERENCE)
     ratios = yardstick is not None and yardstick.error is None
-    return [_entry(case, name, t, yardstick if ratios else None, peaks) for name, t in turns.items()]
+    return [_entry(case, name, t, yardstick if ratios else None) for name, t in turns.items()]
 
 
-def _entry(case: Case, name: str, turns: Turns, yardstick: Turns | None, peaks: dict[str, float | None]) -> dict[str, Any]:
+def _entry(case: Case, name: str, turns: Turns, yardstick: Turns | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"case": str(case), "contender": name, "hidden": case.hidden, "batch": case.batch}
     entry |= {"length": case.length, "vocabulary": case.vocabulary}
     if turns.error is not None:
@@ -55,7 +55,9 @@ def _entry(case: Case, name: str, turns: Turns, yardstick: Turns | None, peaks: 
         "evaluation_steps": statistics.median(turns.evaluations) / step["median"] if turns.evaluations else None,
         "evaluations_per_second": figure([1 / s for s in turns.evaluations]) if turns.evaluations else None,
         "evaluation_ratio": None,
-        "bound_share": work.seconds(peaks["fp32"], peaks["copy"]) / step["median"],
+        "bound_share": statistics.median(
+            work.seconds(p["fp32"], p["copy"]) / s for p, s in zip(turns.peaks, turns.seconds, strict=True)
+        ),
         "memory": turns.memory,
         "rounds_seconds": turns.seconds,
     }

@@ -30,5 +30,5 @@ def measure_steps(cases: Sequence[Case], contenders: Sequence[str], *, device: s
             skipped[str(case)] = why
             continue
         turns = measure(case, contenders, device=device, threads=threads, rounds=rounds)
-        entries += results_of(case, turns, facts["peaks"])
+        entries += results_of(case, turns)
     return results

@@ -5,7 +5,8 @@
     {"evaluate": true}                                                    one evaluation: seconds, None where it has none
     {"memory": true}                                                      bytes that it needed at most so far, beyond its start
 
-With `"contender": null` it measures the machine instead and is done. It ends when its input does.
+With `"contender": null` it measures the machine instead: `{"facts": true}` gives what torch knows of it, with all peaks,
+`{"peaks": true}` those that the bound needs, as they are at this moment. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from bitnet.benchmark.contenders import contender
-from bitnet.benchmark.peaks import torch_facts
+from bitnet.benchmark.peaks import peaks, torch_facts
 from bitnet.benchmark.stopwatch import Stopwatch
 from bitnet.common.errors import UserError, one_line
 from bitnet.config.run import load_config
@@ -35,6 +36,18 @@ def memory_now(what: str) -> int | None:
     except OSError:
         return None
     return None if found is None else int(found[1]) * 1024
+
+
+class Machine:
+    """The machine itself."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        torch.set_num_threads(order["threads"])
+        self.device = pick_device(order["device"])
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What a request asks for."""
+        return torch_facts(self.device) if "facts" in request else peaks(self.device, ("fp32", "copy"))
 
 
 class Worker:
@@ -90,11 +103,7 @@ def main() -> None:
     if order is None:
         return
     try:
-        if order["contender"] is None:
-            torch.set_num_threads(order["threads"])
-            reply(torch_facts(pick_device(order["device"])))
-            return
-        worker = Worker(order)
+        worker = Machine(order) if order["contender"] is None else Worker(order)
         reply({})
         for line in sys.stdin:
             reply(worker.answer(json.loads(line)))

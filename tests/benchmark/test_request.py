@@ -21,7 +21,7 @@ def pace(monkeypatch, tmp_path) -> dict[str, float]:
 
     def measure(case, contenders, *, device, threads, rounds):
         parts = {part: 0.1 / len(PARTS) for part in PARTS}
-        return {name: Turns([pace[name]] * rounds, [parts] * rounds, [], 10**9) for name in contenders}
+        return {name: Turns([pace[name]] * rounds, [parts] * rounds, [], [PEAKS] * rounds, 10**9) for name in contenders}
 
     facts = {"device": "cpu", "threads": 1, "memory": None, "peaks": PEAKS}
     monkeypatch.setattr(steps, "measure", measure)

@@ -22,7 +22,7 @@ PEAKS = {"fp32": 1e11, "bf16": None, "int8": 2e11, "copy": 1e10}
 
 def turns(*seconds: float, evaluations: tuple[float, ...] = ()) -> Turns:
     parts = [{part: s / len(PARTS) for part in PARTS} for s in seconds]
-    return Turns(list(seconds), parts, list(evaluations), memory=10**9)
+    return Turns(list(seconds), parts, list(evaluations), peaks=[PEAKS] * len(seconds), memory=10**9)
 
 
 def everyone(**changes: Turns) -> dict[str, Turns]:
@@ -38,7 +38,7 @@ def everyone(**changes: Turns) -> dict[str, Turns]:
 
 def results(taken: dict[str, Turns]) -> dict:
     how = {"device": "cpu", "threads": 1, "rounds": 3, "peaks": PEAKS, "skipped": {"1024:8x256": "too large"}}
-    return circumstances("steps") | how | {"cases": results_of(CASE, taken, PEAKS)}
+    return circumstances("steps") | how | {"cases": results_of(CASE, taken)}
 
 
 def test_a_figure_is_a_median_with_quartiles():
@@ -47,7 +47,7 @@ def test_a_figure_is_a_median_with_quartiles():
 
 
 def test_ratios_are_those_within_rounds():
-    *_, ours = results_of(CASE, everyone(), PEAKS)
+    *_, ours = results_of(CASE, everyone())
     assert ours["ratio"] == {"median": 2.0, "low": 2.0, "high": 2.0}, "what drifts alike cancels"
     assert ours["tokens_per_second"]["median"] == 128 / 0.1
     assert ours["tokens_per_second"]["low"] < ours["tokens_per_second"]["high"]
@@ -61,8 +61,8 @@ def test_ratios_are_those_within_rounds():
 def test_without_the_reference_there_are_no_ratios():
     taken = everyone()
     del taken["reference"]
-    assert [e["ratio"] for e in results_of(CASE, taken, PEAKS)] == [None] * 3
-    assert all(e["ratio"] is None for e in results_of(CASE, everyone(reference=Turns(error="killed")), PEAKS)[1:])
+    assert [e["ratio"] for e in results_of(CASE, taken)] == [None] * 3
+    assert all(e["ratio"] is None for e in results_of(CASE, everyone(reference=Turns(error="killed")))[1:])
 
 
 @pytest.mark.parametrize("style", ["plain", "md"])
@@ -82,7 +82,7 @@ def test_a_contender_that_failed_says_so_in_its_row():
 
 
 def test_an_unusual_vocabulary_is_named_in_the_row():
-    entries = results_of(Case(64, 4, 32, 512), everyone(), PEAKS)
+    entries = results_of(Case(64, 4, 32, 512), everyone())
     assert "64, 4 x 32, V = 512 ours" in render(steps_section(results({}) | {"cases": entries}), "plain", None)
 
 
@@ -165,3 +165,12 @@ def test_a_case_that_does_not_fit_into_memory_is_left_out():
     assert too_large(case, ["ours"], 5 * 10**9) is None
     assert too_large(case, ["ours"], None) is None
     assert too_large(case, list(CONTENDERS), 10**10) == "needs about 18 GB for 4 contenders at once, 10 GB are free"
+
+
+def test_the_share_of_the_bound_is_one_of_the_same_round():
+    """A machine that slows down as the contender does leaves the share as it was."""
+    slowing = turns(0.1, 0.2, 0.4)
+    slowing.peaks = [{"fp32": 4e10 / f, "copy": 4e9 / f} for f in (1, 2, 4)]
+    (entry,) = results_of(CASE, {"ours": slowing})
+    work = step_work(run_of(CASE).model, 2_048, 4, 32)
+    assert entry["bound_share"] == pytest.approx((work.flops / 4e10 + work.bytes / 4e9) / 0.1)
