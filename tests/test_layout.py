@@ -21,6 +21,10 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
         "the command prints what it finds": ["diagnose", "reporting/diagnosis_text", "analysis/advice"],
     },
     "analysis/test_tables.py": {"one of the tables": ["analysis/verification"]},
+    "benchmark/test_interleaved.py": {"the process that it asks": ["benchmark/worker"]},
+    "benchmark/test_request.py": {"parts of one command": ["bench", "benchmark/document", "benchmark/steps"]},
+    "benchmark/test_results.py": {"what is made of results": ["benchmark/compare", "benchmark/view"]},
+    "benchmark/test_stopwatch.py": {"each is taken apart": ["benchmark/contenders"]},
     "checks/test_checks.py": {
         "each check is tested through the runner": [
             "check", "checks/subject", "checks/study", "checks/training", "checks/results",

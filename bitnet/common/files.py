@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def write_atomically(path: Path, text: str, *, lasting: bool = True) -> None:
             milliseconds, and is not needed for what launching the same command again finds out anew.
     """
     # not mkstemp: what it makes only its owner may read
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    partial = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bitnet.common.console import say
 from bitnet.common.starting import INTERRUPTED
@@ -91,7 +91,14 @@ class StopRequests:
         self.received: list[str] = []
         self.at_once = True
         self._previous = {s: signal.signal(s, self._note) for s in heeded()}
-        self._listener = _Listener(self, leave)
+        # a cluster kills its jobs itself, and between SIGTERM and its warning this one has to wait
+        self._listener = _Listener(self, None if self._clusters_handler() else leave)
+
+    def _clusters_handler(self) -> Callable[[int, FrameType | None], Any] | None:
+        """The handler that a cluster's launcher had set for its warning; None in any other process."""
+        handler = self._previous.get(getattr(signal, "SIGUSR2", None))
+        own = handler is signal.default_int_handler or isinstance(handler, _Interrupt)
+        return handler if callable(handler) and not own else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received.append(signal.Signals(number).name)
@@ -112,10 +119,8 @@ class StopRequests:
             SystemExit: when the job was requeued.
             Exception: of the handler's own, when it may not be requeued any more.
         """
-        number = getattr(signal, "SIGUSR2", None)
-        handler = self._previous.get(number)
-        is_a_clusters = callable(handler) and handler is not signal.default_int_handler and not isinstance(handler, _Interrupt)
-        if number is None or not self.received or not is_a_clusters:
+        handler, number = self._clusters_handler(), getattr(signal, "SIGUSR2", None)
+        if handler is None or number is None or not self.received:
             return
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while "SIGUSR2" not in self.received and time.monotonic() < deadline:

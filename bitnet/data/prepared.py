@@ -49,6 +49,8 @@ CHUNK_CHARACTERS = 4_000_000  # of text encoded at once: bounds the memory, keep
 PIECE_CHARACTERS = 250_000
 
 # GPT-2's pre-tokenizer joins neither across a newline between two visible characters, nor a blank to what stands before it.
+_COUNTED_AT_ONCE = 1 << 22  # tokens
+
 _SAFE_CUT = re.compile(r"(?<=\S)\n(?=\S)|(?= \S)")
 
 
@@ -238,7 +240,10 @@ def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         if manifest["manifest_sha256"] != _manifest_hash(manifest):
             raise ValueError("manifest.json has changed")
     else:  # written by an older version, without a hash
-        occurrences = np.bincount(np.fromfile(folder / "train.bin", dtype), minlength=vocab_size)
+        occurrences = np.zeros(vocab_size, dtype=np.int64)
+        tokens_N = np.memmap(folder / "train.bin", dtype, mode="r")
+        for start in range(0, len(tokens_N), _COUNTED_AT_ONCE):
+            occurrences += np.bincount(tokens_N[start : start + _COUNTED_AT_ONCE], minlength=vocab_size)
         if not math.isclose(manifest["unigram_entropy"], _Tally(occurrences).entropy(), rel_tol=1e-9):
             raise ValueError(f"manifest.json: unigram_entropy={manifest['unigram_entropy']} is not that of train.bin")
 

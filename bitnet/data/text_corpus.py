@@ -85,7 +85,7 @@ def _check_apart(train: Sequence[_Span], heldout: Sequence[_Span]) -> None:
                 continue
             same = "is named twice" if other.file.path == span.file.path else f"has the same text as {other.file.path}"
             both = "once to train on and once held out; held-out text must not be trained on"
-            raise UserError(f"data: {span.file.path} {same}, {both}")
+            raise UserError(f"data: {span.file.path} {same}, {both}; remove one, or name the held-out text by data.heldout_paths")
 
 
 def _repeated(files: Sequence[TextFile], key: str) -> list[str]:

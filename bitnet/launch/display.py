@@ -35,6 +35,7 @@ class Course:
     exits: dict[Path, int] = field(default_factory=dict)
     killed: dict[Path, dict[str, Any]] = field(default_factory=dict)  # by the launching process: what to record of each
     asked: Asked = field(default_factory=Asked)  # to stop
+    begun: bool = False  # whether a run was ever started
 
     @property
     def stopping(self) -> bool:

@@ -122,7 +122,7 @@ class _Turns:
         if self.stalled_minutes is None:
             return
         for folder in self.stalls.look({f: self.forking.processes(f) for f in self.course.running - self.course.killed.keys()}):
-            reason = f"stalled: no heartbeat for {self.stalled_minutes:g} minutes (launcher.stalled_minutes)"
+            reason = f"stalled: no heartbeat for {self.stalled_minutes:g} minutes (launcher.stalled_minutes=null never ends one)"
             say(f"{folder.name}: {reason}; it is killed, the others go on")
             self._kill([folder], status=FAILED, reason=reason, finished=utc_now())
 
@@ -181,6 +181,7 @@ def _start(forking: ForkServer, course: Course, where: Capacity, folder: Path) -
     job = {"folder": str(folder), "threads": where.threads, "devices": where.devices, "slots": where.slots}
     course.waiting.remove(folder)
     course.running.add(folder)
+    course.begun = True
     forking.start(job | {"leases": str(leases_folder())})
 
 
@@ -221,7 +222,7 @@ def _stopped_by_signals(course: Course) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         course.asked.note(number)
-        if not course.running and not course.exits:
+        if not course.begun:
             raise KeyboardInterrupt
 
     with handled(stop):

@@ -66,7 +66,7 @@ def csv_text(rows: Iterable[Iterable[str]]) -> str:
 def rows_until(path: Path, step: int) -> list[list[str]]:
     """The whole rows of steps up to `step`; none where there is no file, or one with another header."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, UnicodeDecodeError):
         return []
     header, *rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))) or [[]]
@@ -102,7 +102,7 @@ def rows_problem(path: Path, steps: Sequence[int], sha256: str | None) -> str | 
 def lost_rows(path: Path, steps: Sequence[int]) -> str | None:
     """What a finished run's file lacks of its evaluations, whatever version wrote it; None where it lacks nothing."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             found = {row.get("Step") for row in csv.DictReader(file)}
     except FileNotFoundError:
         return "metrics.csv is missing"

@@ -153,7 +153,7 @@ class RunRecord:
 
     def update(self, **facts: Any) -> dict[str, Any]:
         """Set keys of `run.json`, keeping the others; a status that is set is on the disk on return."""
-        record = self.read() | facts
+        record = read_json_or_empty(self.folder / "run.json") | facts  # untyped: what one value makes unreadable is kept
         write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n", lasting="status" in facts)
         return record
 

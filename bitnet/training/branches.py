@@ -115,17 +115,17 @@ def start_from_trunk(record: RunRecord, config: RunConfig, threads: int, device:
 
     trunk, branch = found
     known, saved = trunk.read(), None
-    if (known.get("id"), known.get("threads"), known.get("device")) == (branch["id"], threads, device):
+    if (known.get("id"), known.get("threads"), known.get("device")) == (branch.get("id"), threads, device):
         with contextlib.suppress(OSError):  # gone in the meantime: another controller has tidied up
             path = kept_checkpoint(trunk, branch["step"])
             saved = None if path is None else checkpoint.read(path)
-    if saved is None or saved.facts.get("id") != branch["id"]:
+    if saved is None or saved.facts.get("id") != branch.get("id"):
         return None
     evaluated = evaluation_steps(branch["step"], config.eval_every)
     if rows_problem(trunk.metrics, evaluated, saved.facts.get("metrics_sha256")) is not None:
         return None
     write_atomically(record.metrics, _rewritten(rows_until(trunk.metrics, branch["step"]), config))
-    sessions = [s | {"of": branch["id"]} for s in known.get("sessions", []) if s.get("after_step", 0) < branch["step"]]
+    sessions = [s | {"of": branch.get("id")} for s in known.get("sessions", []) if s.get("after_step", 0) < branch["step"]]
     return Beginning(saved, branch, sessions)
 
 

@@ -124,7 +124,7 @@ def _its_data(record: RunRecord, config: RunConfig) -> Prepared:
     """
     known = record.read()
     kept = known.get("data", {})
-    prepared = open_prepared(Path(kept["folder"]), say) if "folder" in kept else None
+    prepared = open_prepared(Path(kept["folder"]), say) if kept.get("folder") else None
     same_source = prepared is not None and prepared.manifest["data"] == config.data.model_dump(mode="json")
     if prepared is None or not same_source:
         prepared = prepare_data(config)
@@ -160,6 +160,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     record.update(
         status=RUNNING,
         reason=None,
+        step=start.step,
         started=known.get("started") or session["began"],
         finished=None,
         pid=os.getpid(),

@@ -87,7 +87,7 @@ def find_start(record: RunRecord, config: RunConfig, trainer: Trainer, facts: Ma
 def _with_its_rows(record: RunRecord, config: RunConfig, newest: Checkpoint, trainer: Trainer, last: int) -> Checkpoint | None:
     """The newest checkpoint up to which every evaluation is in metrics.csv; None where there is none.
 
-    Those of later steps are removed: the rows before them can only be made again by training.
+    Those of later steps are set aside: the rows before them can only be made again by training.
     """
     saved: Checkpoint | None = newest
     while saved is not None:
@@ -98,9 +98,11 @@ def _with_its_rows(record: RunRecord, config: RunConfig, newest: Checkpoint, tra
         if saved is newest:
             if record.metrics.exists():
                 shutil.copyfile(record.metrics, record.folder / "metrics.csv.damaged")
-            kept = ", kept as metrics.csv.damaged" if record.metrics.exists() else ""
-            say(f"{record.folder.name}: metrics.csv {why}{kept}; going back to a step from which every row is made again")
-        saved.path.unlink()
+            kept = "kept as metrics.csv.damaged, " if record.metrics.exists() else ""
+            again = "going back to a step from which every row is made again"
+            say(f"{record.folder.name}: metrics.csv {why}; {kept}later checkpoints as *.without-rows; {again}")
+        # sound, but for its rows: aside, in case that the right file turns up
+        saved.path.replace(saved.path.with_name(f"{saved.path.name}.without-rows"))
         saved = checkpoint.newest(record.checkpoints, say, lambda saved: _problem(saved, trainer, last))
     return None
 

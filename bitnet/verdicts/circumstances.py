@@ -21,6 +21,8 @@ def circumstances(of: Sequence[Side]) -> list[str]:
     for what in ("torch", "device", "precision", "threads"):
         found = {side.name: _values(side.runs, what) for side in of}
         meant = all(varies(written, (what,)) for side in of for written in side.runs["written"])
+        if what == "threads" and any(_values(side.runs, "device") not in ((), ("cpu",)) for side in of):
+            continue  # of a GPU's bits they decide nothing
         if not meant and len(set(found.values())) > 1 and all(found.values()):
             said = ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
             told.append(f"the sides were made with different {_NAMES.get(what, what)}: {said}")

@@ -128,7 +128,8 @@ def stray(folder: Path) -> list[Path]:
     """Files that belong to no finished run."""
     known = {".lock", "checkpoints", "config.yaml", "log.txt", "metrics.csv", "run.json", "samples.json"}
     named = [p for p in folder.iterdir() if p.name not in known]
-    return named + [p for p in (folder / "checkpoints").iterdir() if p.suffix not in {".safetensors", ".damaged"}]
+    kinds = {".safetensors", ".damaged", ".without-rows"}
+    return named + [p for p in (folder / "checkpoints").iterdir() if p.suffix not in kinds]
 
 
 # ----------------------------------------------------------------------------------------------------------- reporting

@@ -309,3 +309,13 @@ def test_provenance_names_what_made_the_run(monkeypatch):
     assert {"python", "torch", "numpy", "hydra-core"} <= made["versions"].keys()
     assert made["git"] is None or len(made["git"]["commit"]) == 40
     assert made["command"] == "/bin/python -m bitnet.train 'out=a b'"
+
+
+def test_an_update_keeps_what_another_value_made_unreadable(tmp_path):
+    """One value of a wrong type hides a record from readers; what it held must not be written over."""
+    run = RunRecord(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "id": "abc", "status": "running", "threads": "many"}))
+    run.update(step=5)
+    assert json.loads((tmp_path / "run.json").read_text()) == {
+        "schema": 1, "id": "abc", "status": "running", "threads": "many", "step": 5,
+    }  # fmt: skip

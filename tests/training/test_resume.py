@@ -129,6 +129,7 @@ def test_rows_that_are_lost_or_changed_are_told_and_made_again(run, calm, capfd,
     assert told.count(said) == 1 and "Traceback" not in told
     ended_alike(run, calm)
     assert (run / "metrics.csv.damaged").exists() == (damage is not None)
+    assert {p.name.split("-")[1] for p in run.glob("checkpoints/*.without-rows")} >= {"00000015"}, "sound ones are kept"
 
 
 def test_it_goes_back_no_further_than_the_last_step_whose_rows_are_there(run, calm, capfd):

@@ -534,6 +534,15 @@ def test_sides_that_were_made_with_different_things_carry_a_warning(tmp_path, fi
     assert f"the sides were made with {said}" in verdict.warnings
 
 
+def test_threads_are_no_circumstance_of_a_gpu(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path / "s", arm="wd=wd01", seed=seed, rows=losses(9, 8, 8 + 0.02 * seed), **made(device="cuda:0", threads=1))
+        make_run(tmp_path / "s", seed=seed, rows=losses(9, 8, 7 + 0.01 * seed), **made(device="cuda:0", threads=4))
+    declare(tmp_path / "s", FILE)
+    (verdict,) = read(tmp_path)[0].verdicts
+    assert not any("made with" in warning for warning in verdict.warnings)
+
+
 def test_what_the_sweep_itself_sets_is_no_circumstance(tmp_path):
     for seed in range(3):
         for wd, precision in (("wd01", "fp32"), ("paper", "bf16")):
