@@ -83,7 +83,7 @@ REFUSED = [
     ({"scale": {"name": "x", "steps": 2}}, "scale.steps=2: input should be less than or equal to 1"),
     (
         {"sweep": SWEEP | {"arms": {"a": "x='"}}},
-        """sweep.arms.a="x='": no closing quotation; overrides are written as""",
+        """sweep.arms.a="x='": no closing quotation; quotes come in pairs""",
     ),
     ({"sweep": SWEEP | {"grid": {"a": 3}}}, "sweep.grid.a=3: input should be a valid list"),
     ({"sweep": SWEEP | {"grid": {"a": [[1]]}}}, "sweep.grid.a.0=[1]: input should be a valid string"),
