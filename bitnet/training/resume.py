@@ -65,10 +65,11 @@ def find_start(record: RunRecord, config: RunConfig, trainer: Trainer, facts: Ma
     known = record.read()
     last = trainer.batches.end(config.steps)
     found = checkpoint.newest(record.checkpoints, say, lambda saved: _problem(saved, trainer, last))
-    if found is not None and (saved := _with_its_rows(record, config, found, trainer, last)) is not None:
+    if found is not None:
         for key, what in (("id", "another run"), ("data_sha256", "a run on other data")):
-            if saved.facts.get(key, facts[key]) != facts[key]:
+            if found.facts.get(key, facts[key]) != facts[key]:
                 raise UserError(f"resume={record.folder}: its checkpoint belongs to {what}; remove it, or start another run")
+    if found is not None and (saved := _with_its_rows(record, config, found, trainer, last)) is not None:
         changed = list(_changes(saved.facts, facts))
         _tell_changes(record, config, changed)
         say(f"{record.folder.name}: resuming after step {saved.facts['step']}")

@@ -313,5 +313,15 @@ def test_a_checkpoint_of_other_data_is_an_error(run, capfd):
     assert "its checkpoint belongs to a run on other data" in capfd.readouterr().err
 
 
+def test_a_foreign_checkpoint_is_an_error_whatever_the_rows(run, capfd):
+    """One that strayed into the folder of a run without rows must not be set aside as if it were the run's own."""
+    step, path = checkpoints(run / "checkpoints")[0]
+    found = checkpoint.read(path)
+    rewritten(path, found.tensors, found.facts | {"id": "0123456789"}, step)
+    (run / "metrics.csv").unlink()
+    assert resumed(run) == 2
+    assert "its checkpoint belongs to another run" in capfd.readouterr().err
+
+
 def test_rows_read_back(calm):
     assert [int(r["Step"]) for r in metrics(calm)] == evaluation_steps(STEPS, 4, STEPS)
