@@ -28,7 +28,7 @@ GRACE_SECONDS = 5.0  # from the second request on, for a run to save and end
 
 _ONE_REQUEST_SECONDS = 0.2  # a Ctrl-C that comes from the terminal and once more from a process above is one request
 
-_PATIENCE_SECONDS = 600.0  # longer than any cluster takes from SIGTERM to SIGKILL
+PATIENCE_SECONDS = 600.0  # longer than any cluster takes from SIGTERM to SIGKILL
 
 _LOOK_SECONDS = 0.1  # between looks at what computes beside the main thread
 
@@ -122,7 +122,7 @@ class StopRequests:
         handler, number = self._clusters_handler(), getattr(signal, "SIGUSR2", None)
         if handler is None or number is None or not self.received:
             return
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while "SIGUSR2" not in self.received and time.monotonic() < deadline:
             time.sleep(0.1)
         self._previous[number] = signal.SIG_IGN  # one that comes while the process ends must not requeue the job again

@@ -49,7 +49,7 @@ def live_display(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
     """A function that shows the course: a live table on a terminal, a line for each start and end elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:
-        names = _names(folders)
+        names = run_names(folders)
         with Live(_table(course, names), console=console, auto_refresh=False) as live:
             drawn = [time.monotonic()]
 
@@ -81,7 +81,7 @@ def live_display(course: Course, folders: Sequence[Path]) -> Iterator[Any]:
     tell()
 
 
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
+def run_names(folders: Sequence[Path]) -> dict[Path, str]:
     """What tells each run from the others: the overrides that not all of them were given."""
     given = {folder: RunRecord(folder).read().get("overrides") or [] for folder in folders}
     shared = set.intersection(*map(set, given.values())) if len(given) > 1 else set()

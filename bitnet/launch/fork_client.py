@@ -21,7 +21,7 @@ from bitnet.common.stopping import held_back
 from bitnet.runs.record import RunRecord
 from bitnet.runs.statuses import RUNNING
 
-_COMMAND = (sys.executable, "-m", "bitnet.launch.fork_server")
+COMMAND = (sys.executable, "-m", "bitnet.launch.fork_server")
 
 
 class ForkServerDied(Exception):
@@ -45,7 +45,7 @@ class ForkServer:
 
     def _begin(self) -> None:
         with held_back():  # a Ctrl-C while it starts is not for it
-            self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._at_work: dict[Path, int | None] = {}  # the process of each run, None until it is known
         self._gpus: int | None = None
         self._stopping = False

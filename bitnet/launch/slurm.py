@@ -28,7 +28,7 @@ from bitnet.launch.slurm_job import Task, python
 from bitnet.runs.record import RunLocked, RunRecord, lock_run, utc_now
 from bitnet.runs.statuses import FAILED, QUEUED, RUNNING
 
-_GRACE_SECONDS = 10.0  # for a network file system to show how a run ended whose job has left the queue
+QUEUE_GRACE_SECONDS = 10.0  # for a network file system to show how a run ended whose job has left the queue
 
 _POLL_SECONDS = (2.0, 30.0)  # shortest and longest time between two looks at the queue
 
@@ -239,7 +239,7 @@ def _wait(folders: Sequence[Path]) -> None:
 
 def _settle(folders: Sequence[Path]) -> None:
     """Record as failed those runs whose job ended without a word."""
-    deadline = time.monotonic() + _GRACE_SECONDS
+    deadline = time.monotonic() + QUEUE_GRACE_SECONDS
     while _silent(folders) and time.monotonic() < deadline:
         time.sleep(1.0)
     for folder, reason in _silent(folders):

@@ -251,7 +251,7 @@ def test_after_sigterm_a_job_waits_for_what_the_cluster_does(requeued, monkeypat
 
 
 def test_a_job_that_outlives_all_patience_asks_for_its_requeue(requeued, monkeypatch):
-    monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "PATIENCE_SECONDS", 0.0)
     with stop_requests() as requests:
         requests.at_once = False
         send("SIGTERM")

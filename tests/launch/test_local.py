@@ -163,9 +163,7 @@ def test_runs_that_outlived_the_process_they_were_forked_from_are_asked_to_stop_
 
 
 def test_a_process_to_fork_runs_from_that_dies_at_every_start_is_given_up(folder, monkeypatch, capfd):
-    monkeypatch.setattr(
-        fork_client, "_COMMAND", (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    )
+    monkeypatch.setattr(fork_client, "COMMAND", (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
     record = RunRecord(folder / "run")
     record.create({}, {})
     assert local.run_all([record.folder], "cpu", 1, 1) == {record.folder: 1}
@@ -449,7 +447,7 @@ def exits(of: fork_client.ForkServer, count: int) -> dict[str, int]:
 
 
 def test_a_spawned_run_heeds_a_stop_that_comes_while_it_imports(folder, monkeypatch):
-    monkeypatch.setattr(fork_client, "_COMMAND", SPAWNING)
+    monkeypatch.setattr(fork_client, "COMMAND", SPAWNING)
     (folder / "run").mkdir()
     with ready() as own:
         own.start(job(folder / "run"))
@@ -460,7 +458,7 @@ def test_a_spawned_run_heeds_a_stop_that_comes_while_it_imports(folder, monkeypa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_starting_a_spawned_run_loses_no_end_of_another(folder, monkeypatch):
-    monkeypatch.setattr(fork_client, "_COMMAND", SPAWNING)
+    monkeypatch.setattr(fork_client, "COMMAND", SPAWNING)
     for name in ("first", "second"):
         (folder / name).mkdir()  # no run's: each ends with code 1
     with ready() as own:
@@ -617,5 +615,5 @@ def test_what_one_watches_names_runs_by_what_differs_among_them(tmp_path):
         folders[-1].mkdir()
         given = ["scale=ci", "model=32", f"wd={wd}", "seed=0"]
         (folders[-1] / "run.json").write_text(json.dumps({"status": "running", "overrides": given, "steps": 20}))
-    assert list(display._names(folders).values()) == ["wd=paper", "wd=wd005"]
-    assert list(display._names(folders[:1]).values()) == ["scale=ci model=32 wd=paper seed=0"]
+    assert list(display.run_names(folders).values()) == ["wd=paper", "wd=wd005"]
+    assert list(display.run_names(folders[:1]).values()) == ["scale=ci model=32 wd=paper seed=0"]

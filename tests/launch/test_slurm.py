@@ -94,7 +94,7 @@ def cluster(tmp_path, monkeypatch) -> Cluster:
         (place / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(slurm, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "QUEUE_GRACE_SECONDS", 0.0)
     return Cluster(place)
 
 
