@@ -90,7 +90,8 @@ def rows_problem(path: Path, steps: Sequence[int], sha256: str | None) -> str | 
     found = [int(row[0]) for row in rows]
     if not rows:
         return "has no row that can be read, or another header"
-    if missing := [step for step in steps if step not in set(found)]:
+    there = set(found)
+    if missing := [step for step in steps if step not in there]:
         return f"lacks the {describe_steps(missing)}"
     if found != list(steps):
         return "has rows that the run did not write, or not in their order"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,18 +65,19 @@ def find_start(record: RunRecord, config: RunConfig, trainer: Trainer, facts: Ma
     """
     known = record.read()
     last = trainer.batches.end(config.steps)
-    found = checkpoint.newest(record.checkpoints, say, lambda saved: _problem(saved, trainer, last))
+    problem = functools.partial(_problem, layout=_layout(trainer), last=last)
+    found = checkpoint.newest(record.checkpoints, say, problem)
     if found is not None:
         for key, what in (("id", "another run"), ("data_sha256", "a run on other data")):
             if found.facts.get(key, facts[key]) != facts[key]:
                 raise UserError(f"resume={record.folder}: its checkpoint belongs to {what}; remove it, or start another run")
-    if found is not None and (saved := _with_its_rows(record, config, found, trainer, last)) is not None:
+    if found is not None and (saved := _with_its_rows(record, config, found, problem, last)) is not None:
         changed = list(_changes(saved.facts, facts))
         _tell_changes(record, config, changed)
         say(f"{record.folder.name}: resuming after step {saved.facts['step']}")
         return Start(saved, known.get("began_as"), known.get("sessions", []), changed)
     begun = branches.start_from_trunk(record, config, facts["threads"], describe(trainer.device))
-    if begun is not None and (why := _problem(begun.saved, trainer, last)) is not None:
+    if begun is not None and (why := problem(begun.saved)) is not None:
         say(f"{record.folder.name}: its trunk's checkpoint is not used ({why}); training the common steps again")
         begun = None
     if begun is None:
@@ -85,7 +87,9 @@ def find_start(record: RunRecord, config: RunConfig, trainer: Trainer, facts: Ma
     return Start(begun.saved, begun.began_as, begun.sessions)
 
 
-def _with_its_rows(record: RunRecord, config: RunConfig, newest: Checkpoint, trainer: Trainer, last: int) -> Checkpoint | None:
+def _with_its_rows(
+    record: RunRecord, config: RunConfig, newest: Checkpoint, problem: Callable[[Checkpoint], str | None], last: int
+) -> Checkpoint | None:
     """The newest checkpoint up to which every evaluation is in metrics.csv; None where there is none.
 
     Those of later steps are set aside: the rows before them can only be made again by training.
@@ -104,24 +108,24 @@ def _with_its_rows(record: RunRecord, config: RunConfig, newest: Checkpoint, tra
             say(f"{record.folder.name}: metrics.csv {why}; {kept}later checkpoints as *.without-rows; {again}")
         # sound, but for its rows: aside, in case that the right file turns up
         saved.path.replace(saved.path.with_name(f"{saved.path.name}.without-rows"))
-        saved = checkpoint.newest(record.checkpoints, say, lambda saved: _problem(saved, trainer, last))
+        saved = checkpoint.newest(record.checkpoints, say, problem)
     return None
 
 
-def _problem(saved: Checkpoint, trainer: Trainer, last: int) -> str | None:
+def _problem(saved: Checkpoint, layout: Mapping[str, str], last: int) -> str | None:
     """Why a checkpoint is not the whole state of this run at a step that it has; None where it is."""
     if not saved.facts.get("id"):
         return "it does not say of which run"
     if not 0 < saved.facts["step"] <= last:
         return f"step {saved.facts['step']} is beyond the run's end, {last}"
-    wanted, there = _layout(trainer), {name: _form(tensor) for name, tensor in saved.tensors.items()}
+    there = {name: _form(tensor) for name, tensor in saved.tensors.items()}
     there.pop("rng/cuda", None)  # of a device that may be another one now
-    if missing := sorted(wanted.keys() - there.keys()):
+    if missing := sorted(layout.keys() - there.keys()):
         return f"{missing[0]} is missing"
-    if unknown := sorted(there.keys() - wanted.keys()):
+    if unknown := sorted(there.keys() - layout.keys()):
         return f"{unknown[0]} is no part of this run"
-    wrong = [name for name, form in wanted.items() if there[name] != form]
-    return f"{wrong[0]} is {there[wrong[0]]}, not {wanted[wrong[0]]}" if wrong else None
+    wrong = [name for name, form in layout.items() if there[name] != form]
+    return f"{wrong[0]} is {there[wrong[0]]}, not {layout[wrong[0]]}" if wrong else None
 
 
 def _layout(trainer: Trainer) -> dict[str, str]:

@@ -27,11 +27,16 @@ SMALL = [*TINY, *FEW_PROBES, f"steps={STEPS}", "eval_every=4", "checkpoint.every
 REAL_PROVENANCE = provenance.provenance
 
 
-def command(*arguments: str) -> int:
+def trained(*arguments: str) -> int:
+    """Exit code of the training command."""
     try:
-        return train.main([*SMALL, *arguments])
+        return train.main(list(arguments))
     except SystemExit as ended:
         return ended.code
+
+
+def command(*arguments: str) -> int:
+    return trained(*SMALL, *arguments)
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -69,10 +74,7 @@ def rows(folder: Path) -> str:
 
 
 def resumed(folder: Path, *arguments: str) -> int:
-    try:
-        return train.main([f"resume={folder}", *arguments])
-    except SystemExit as ended:
-        return ended.code
+    return trained(f"resume={folder}", *arguments)
 
 
 def ended_alike(folder: Path, calm: Path) -> None:
