@@ -113,7 +113,7 @@ def with_a_row_twice(text: str) -> str:
         (cut_to_the_first_row, "metrics.csv lacks the evaluations at steps 4, 8, 12"),
         (without_a_row_in_the_middle, "metrics.csv lacks the evaluation at step 4"),
         (with_a_changed_value, "metrics.csv was changed"),
-        (with_columns_swapped, "metrics.csv has no row that can be read, or another header"),
+        (with_columns_swapped, "metrics.csv is not used: another program saved it (Loss "),
         (with_a_row_twice, "metrics.csv has rows that the run did not write"),
         (None, "metrics.csv is missing"),
     ],
