@@ -131,8 +131,24 @@ def test_a_folder_of_hydra_s_is_refused_by_prepare_and_check_too(capsys):
         assert capsys.readouterr().err.startswith("error: hydra.run.dir=x: not used here; out=FOLDER says")
 
 
-def test_other_sweepers_refuse_an_axis_without_values_too(capsys):
-    assert train.main(["-m", "hydra/sweeper=basic", *TINY, "seed=range(0)"]) == 2
+@pytest.mark.parametrize("launcher", ["launcher=local", "launcher=serial", "hydra/launcher=basic"])
+@pytest.mark.parametrize(
+    ("axis", "why"),
+    [
+        ("seed=range(0)", "nothing lies in this range"),
+        ("wd=glob(nope*)", "it fits none of the options"),
+        ("sweeps=glob(nope*)", "it fits none of the options"),
+    ],
+)
+def test_other_sweepers_refuse_an_axis_without_values_too(launcher, axis, why, capsys):
+    assert train.main(["-m", "hydra/sweeper=basic", launcher, *TINY, axis]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {axis}: an axis without values: {why}") and said.count("\n") == 1
+
+
+def test_an_empty_axis_of_another_sweeper_s_file_starts_nothing(capsys):
+    params = "hydra: {sweeper: {params: {seed: range(0)}}}"
+    assert train.main(["-m", "hydra/sweeper=basic", *TINY, *sweep_file("", before=params)]) == 2
     assert capsys.readouterr().err == "error: nothing to run: an axis of the command has no values\n"
 
 

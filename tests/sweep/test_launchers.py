@@ -99,6 +99,27 @@ def test_of_several_gpus_a_run_by_itself_takes_the_first(monkeypatch):
         device.pick_device("cuda:1,cuda:2")
 
 
+@pytest.mark.parametrize(
+    ("typed", "at_once", "said"),
+    [
+        ("launcher.jobs=2", 2, "2 at once"),
+        ("launcher=serial", 1, "1 at once"),
+        ("hydra/launcher=basic", 1, "1 at once"),
+        ("hydra/launcher=submitit_local", None, "as many at once as hydra/launcher=submitit_local decides"),
+        ("hydra/launcher=submitit_slurm", None, "on a cluster"),
+        ("launcher=slurm", None, "on a cluster"),
+    ],
+)
+def test_a_plan_says_what_it_knows_of_where_runs_go(typed, at_once, said, capsys):
+    if "submitit" in typed and not is_installed("submitit_local"):
+        pytest.skip("hydra-submitit-launcher is not installed")
+    place = placement(*requested_runs([*RUN, typed, "seed=0,1,2"], True, None))
+    assert place.at_once == at_once
+    assert plan.main(["-m", "--no-measure", *RUN, typed, "seed=0,1,2"]) == 0
+    assert f"{said}, " in capsys.readouterr().out
+    assert placement(*requested_runs([*RUN, typed], False, None)).at_once == 1
+
+
 # ------------------------------------------------------------------------------------------------------------ several sweeps
 TWO = "sweeps=phase4_grad_clip,phase4_label_smoothing"
 
