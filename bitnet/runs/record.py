@@ -44,6 +44,17 @@ def lock_run(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
         raise RunLocked(f"{record.folder}: another process is working on this run") from None
 
 
+def is_worked_on(record: RunRecord) -> bool:
+    """Whether a process holds the run's lock, which is taken for a moment to find out."""
+    try:
+        with lock_run(record):
+            return False
+    except RunLocked:
+        return True
+    except (UserError, OSError):  # nobody can hold it
+        return False
+
+
 SCHEMA = 1
 
 
