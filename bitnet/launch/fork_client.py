@@ -87,7 +87,7 @@ class ForkServer:
         return {pid for pid in (self._at_work.get(folder), self._orphans.get(folder)) if pid is not None}
 
     def orphans(self) -> set[Path]:
-        """Runs at work that an earlier process had started: nobody reports their ends. After `stop`, those that begin are asked."""
+        """Runs at work that an earlier process started: nobody reports their ends. Those that begin after `stop` are asked."""
         if self._stopping:
             self._ask_orphans()
         return {folder for folder in self._orphans if self._may_be_at_work(folder) and is_worked_on(RunRecord(folder))}
