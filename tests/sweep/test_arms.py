@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from real_runs import exit_code
 from small import TINY
 
 from bitnet import check, plan, prepare, train
@@ -31,18 +31,11 @@ def sweep_file(text: str, name: str = "mine", before: str = "") -> list[str]:
     return ["--config-dir", "own", f"sweeps={name}"]
 
 
-def code_of(main: Callable[[list[str]], int], *arguments: str) -> int | str | None:
-    try:
-        return main(list(arguments))
-    except SystemExit as ended:
-        return ended.code
-
-
 def refused(capsys, *arguments: str) -> str:
     """The one line with which `train` and `plan` both refuse the arguments, before any work."""
     said = []
     for main in COMMANDS:
-        assert code_of(main, *arguments) == 2
+        assert exit_code(main, *arguments) == 2
         said.append(capsys.readouterr().err)
     assert said[0] == said[1] and said[0].count("\n") == 1 and said[0].startswith("error: ") and not Path("outputs").exists()
     return said[0].removeprefix("error: ").rstrip("\n")

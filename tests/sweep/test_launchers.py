@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_runs import exit_code
 from small import NO_PROBES, TINY
 
 from bitnet import plan, train
@@ -65,16 +66,9 @@ def test_several_gpus_are_shared_and_make_no_further_runs(monkeypatch):
         return {}
 
     monkeypatch.setattr(controller.local, "run_all", run_all)
-    assert train_code("-m", *RUN, "device=cuda:3,cuda:1", "seed=0,1,2") == 1  # nothing was carried out
+    assert exit_code(train.main, "-m", *RUN, "device=cuda:3,cuda:1", "seed=0,1,2") == 1  # nothing was carried out
     assert launched == [(3, "cuda:3,cuda:1", {"jobs": None, "jobs_per_gpu": 1, "stalled_minutes": 30})]
     assert statuses() == ["queued"] * 3
-
-
-def train_code(*arguments: str) -> int | str | None:
-    try:
-        return train.main(list(arguments))
-    except SystemExit as ended:
-        return ended.code
 
 
 @pytest.mark.parametrize(
@@ -88,7 +82,7 @@ def train_code(*arguments: str) -> int | str | None:
     ],
 )  # fmt: skip
 def test_devices_that_runs_cannot_share_are_refused(typed, said, capsys):
-    assert train_code(*RUN, *typed) == 2
+    assert exit_code(train.main, *RUN, *typed) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {said}") and statuses() == []
 
 
