@@ -22,8 +22,8 @@ def exit_code(main: Callable[[list[str]], int], *arguments: str) -> int | str | 
 
 
 def the_run(out: Path | str = "outputs") -> Path:
-    """The one run folder below `out`."""
-    (found,) = Path(out).glob("[!.]*/*/run.json")
+    """The one run folder below `out` that is of no named sweep: in a folder with the day's name."""
+    (found,) = Path(out).glob("[0-9]*/*/run.json")
     return found.parent
 
 
