@@ -35,6 +35,7 @@ from bitnet.common.errors import UserError
 from bitnet.common.paths import share
 from bitnet.common.stopping import interrupt_on_signals
 from bitnet.launch import fork_client
+from bitnet.sweep.arms import check_axes_of_another_sweeper
 from bitnet.sweep.single import FULL_ERROR, task
 
 
@@ -48,8 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     try:
         overrides, flags, multirun = split_arguments(arguments)
-        overrides = with_current_names(overrides, config_dir(flags))
+        own = config_dir(flags)
+        overrides = with_current_names(overrides, own)
         check_sweep(overrides, multirun)
+        check_axes_of_another_sweeper(overrides, own)
         note_repeated_keys(overrides)
         # overrides first, all together: Hydra's argument parser loses those that stand behind a flag
         sys.argv = [sys.argv[0], *search_path([normalise(o) for o in with_multirun(overrides)]), *flags]

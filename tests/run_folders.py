@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bitnet.runs.columns import COLUMNS
+from bitnet.runs.columns import COLUMNS, format_value
 
 Row = dict[str, float]
 
@@ -42,8 +42,13 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 def metrics_text(rows: Sequence[Row]) -> str:
     """What the trainer writes: every column, an empty cell where there is no value."""
-    lines = [",".join(str(row.get(column, "")) for column in COLUMNS) for row in rows]
+    lines = [",".join(_cell(column, row.get(column, "")) for column in COLUMNS) for row in rows]
     return "\n".join([",".join(COLUMNS), *lines]) + "\n"
+
+
+def _cell(column: str, value: float | str) -> str:
+    """A text is what stands there, whatever a run would write."""
+    return value if isinstance(value, str) else format_value(column, value)
 
 
 def make_run(

@@ -35,7 +35,7 @@ ELSEWHERE: dict[str, dict[str, list[str]]] = {
             "prepare", "cli/hydra_errors", "cli/hydra_internals", "sweep/controller", "sweep/single",
         ],
     },
-    "commands/test_faults.py": {"shown by interrupting runs": ["training/execute", "runs/metrics_file"]},
+    "commands/test_faults.py": {"shown by interrupting runs": ["training/execute"]},
     "commands/test_train.py": {
         "every run goes through it": [
             "training/build", "training/loop", "data/run_data", "sweep/expand", "sweep/freeze",

@@ -6,7 +6,6 @@ that is absent or torn leaves a note, and a value that is not there is NaN. Noth
 
 from __future__ import annotations
 
-import codecs
 import functools
 import math
 import os
@@ -28,10 +27,10 @@ from bitnet.config.run import misfit_of
 from bitnet.config.sweep import current_name
 from bitnet.runs.columns import COLUMNS, PARTS
 from bitnet.runs.folders import find_runs
-from bitnet.runs.metrics_file import describe_steps, evaluation_steps
+from bitnet.runs.metrics_file import describe_steps, known_evaluations, lost, whole_lines
 from bitnet.runs.reading import Unreadable, read_yaml_mapping
 from bitnet.runs.record import read_record
-from bitnet.runs.statuses import DIVERGED, DONE, MISSING, QUEUED, STORED
+from bitnet.runs.statuses import MISSING, QUEUED, STORED
 
 POSITIONS = {"random_contexts": "contexts_positions", "first_batch": "first_batch_positions"}
 
@@ -219,7 +218,8 @@ def _read_metrics(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     frames, positions, notes, holes = [], [], [], []
     for position, (_, run) in enumerate(runs.iterrows()):
         frame, note = read_metrics(Path(run["folder"]) / "metrics.csv", columns)
-        holes.append(_missing_evaluations(run, frame["Step"]))
+        unusable = bool(note) and not len(frame)
+        holes.append(() if unusable else _missing_evaluations(run, frame["Step"]))
         if holes[-1]:
             frame = pd.concat([frame, pd.DataFrame({"Step": map(float, holes[-1])})]).sort_values("Step", ignore_index=True)
             note = "; ".join([*([note] if note else []), f"lacks the {describe_steps(holes[-1])}"])
@@ -241,18 +241,14 @@ _MOST_EVALUATIONS = 1_000_000  # of one run
 
 
 def _missing_evaluations(run: pd.Series, steps: pd.Series) -> tuple[int, ...]:
-    """Steps that a run is known to have evaluated at, of which its file has no row; none where the file can't be used at all."""
+    """Steps that a run is known to have evaluated at, of which its file has no row."""
     interval = value_at(run["config"], "eval_every")
-    if not len(steps) or isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
         return ()
-    furthest = min(np.nanmax([steps.iloc[-1], run["step"]]), run["steps"])
+    furthest = min(np.nanmax([steps.max(), run["step"], 0]), run["steps"])
     if not 1 <= furthest <= _MOST_EVALUATIONS * interval:  # a number that is no step of a run
         return ()
-    reached = int(furthest)
-    # at the step at which the loss was not finite there is a row only where it was the held-out one's
-    until = reached - 1 if run["status"] == DIVERGED else reached
-    expected = evaluation_steps(until, interval, reached if run["status"] == DONE else None)
-    return tuple(sorted(set(expected).difference(steps.astype("int64"))))
+    return tuple(lost(known_evaluations(run["status"], int(furthest), interval), steps.astype("int64")))
 
 
 def _nothing(columns: list[str]) -> pd.DataFrame:
@@ -266,21 +262,14 @@ def read_metrics(path: Path, columns: list[str]) -> tuple[pd.DataFrame, str]:
     with the same Step the later one counts. A file that holds something other than numbers is not used at all.
     """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return _nothing(columns), "no metrics.csv"
-    except OSError as error:
-        return _nothing(columns), f"metrics.csv: {error.strerror}"
-    if foreign := _saved_elsewhere(content):
-        return _nothing(columns), f"metrics.csv not used: another program saved it ({foreign}) and may have rounded its numbers"
-    whole, end, rest = content.rpartition(b"\n")
-    if not end or b"Step" not in whole.split(b"\n", 1)[0].strip().split(b","):
-        return _nothing(columns), "metrics.csv has no complete header" if content.strip() else "metrics.csv is empty"
-    notes = ["last line torn, left out"] if rest.strip() else []
+        whole, torn = whole_lines(path)
+    except Unreadable as error:
+        return _nothing(columns), f"metrics.csv {error}"
+    notes = ["last line torn, left out"] if torn else []
     try:
         frame, broken = _parsed(whole, columns)
     except pa.ArrowException as error:
-        return _nothing(columns), f"metrics.csv not used: {shortened(single_line(str(error)), 120)}"
+        return _nothing(columns), f"metrics.csv is not used: {shortened(single_line(str(error)), 120)}"
     if broken > 0:
         notes.append(f"{broken} broken line(s) left out")
     counted = frame["Step"].between(0, MOST_COUNT) & (frame["Step"] % 1 == 0)
@@ -290,18 +279,6 @@ def read_metrics(path: Path, columns: list[str]) -> tuple[pd.DataFrame, str]:
             notes.append(f"{len(frame) - len(once)} line(s) without a Step of their own left out")
         frame = once
     return frame, "; ".join(notes)
-
-
-def _saved_elsewhere(content: bytes) -> str:
-    """What in a `metrics.csv` the trainer never writes, but a spreadsheet that saved it; empty where nothing is."""
-    header = content.split(b"\n", 1)[0]
-    signs = {
-        "a byte order mark": content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
-        "line ends of another system": b"\r" in content,
-        "names in quotes": b'"' in header,
-        "another separator than commas": b"," not in header and any(sign in header for sign in (b";", b"\t", b"|")),
-    }
-    return ", ".join(sign for sign, is_there in signs.items() if is_there)
 
 
 def _parsed(text: bytes, columns: list[str]) -> tuple[pd.DataFrame, int]:

@@ -30,13 +30,18 @@ from bitnet.config.run import RunConfig, load_config
 
 
 class Options:
-    """The options of groups in every folder that a configuration was composed from, as Hydra's parser asks a loader for them.
+    """The options of groups in the folders that a configuration is composed from, as Hydra's parser asks a loader for them.
 
     Its own loader leaves out those that `hydra.searchpath` names: the sweeps, and the user's own.
     """
 
-    def __init__(self, hydra: DictConfig) -> None:
-        self.folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.folders = list(folders)
+
+    @classmethod
+    def of(cls, hydra: DictConfig) -> Options:
+        """Of every folder that a configuration was composed from."""
+        return cls(Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file")
 
     def get_group_options(self, group_name: str, **_: Any) -> list[str]:
         """The names of a group's options; none of what is no group."""
@@ -53,7 +58,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
-        self.options = Options(master.hydra)
+        self.options = Options.of(master.hydra)
         self.parser = OverridesParser.create(config_loader=self.options)
         self.parsed: dict[str, Override] = {}
         self.composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}

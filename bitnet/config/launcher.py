@@ -12,8 +12,8 @@ from bitnet.config.base import ConfigModel, Count, Positive, Whole
 class LocalLauncher(ConfigModel):
     """A process for each run on this machine: `jobs` at once (null: as many as fit), `jobs_per_gpu` of them on a GPU.
 
-    `stalled_minutes` at work without a heartbeat and a run is killed, and has failed (null: never); a step, an evaluation and
-    a save have to be shorter. `retry`: whether a sweep that is launched again repeats its failed runs.
+    `stalled_minutes` at work without a heartbeat and a run is killed, and has failed (null: never); a step, a part of an
+    evaluation and a save have to be shorter. `retry`: whether a sweep that is launched again repeats its failed runs.
     """
 
     kind: Literal["local"]

@@ -21,13 +21,15 @@ class Corpus:
 
     `name`: short and readable, fit for a folder's name. `fingerprint`: what determines the content, as plain JSON.
     `read(split, encode)`: the texts in order; with `lines` the non-empty lines, each with its blanks and its newline.
-    `notes`: what whoever prepares it is told.
+    `notes`: what whoever prepares it is told. `problem`: why it must not be prepared; what was prepared before there was this
+    rule still stands, or the runs that began with it could not be finished.
     """
 
     name: str
     fingerprint: dict[str, Any]
     read: Callable[[Split, Encode], Iterator[str]]
     notes: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 def nonempty_lines(text: str) -> Iterator[str]:

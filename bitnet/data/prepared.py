@@ -76,14 +76,17 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, say: Callable[[str]
     """The token files of a source and a tokenizer, made in `data.cache` unless they are there and sound.
 
     Any number of processes may call this at once: one builds, the others wait. `say` gets a line when work starts and
-    ends; nothing when there is none to do.
+    ends; nothing when there is none to do, unless what was prepared would be refused now.
 
     Raises:
         UserError: the source, the tokenizer or the cache folder can't be used.
     """
     corpus, identity, folder = _locate(data, tokenizer)
     if (found := open_prepared(folder, say)) is not None:
+        if corpus is not None and corpus.problem is not None:
+            say(f"note: {corpus.problem} (prepared before, and used as it is)")
         return found
+    check_fit(corpus)
     with _only_builder(folder, say):
         if (found := open_prepared(folder, lambda _: None)) is None:
             _build(folder, data, tokenizer, corpus, identity, say)
@@ -99,7 +102,16 @@ def find(data: DataConfig, tokenizer: TokenizerConfig) -> Prepared | None:
     Raises:
         UserError: the source or the tokenizer can't be used.
     """
-    return open_prepared(_locate(data, tokenizer)[2], lambda _: None)
+    corpus, _, folder = _locate(data, tokenizer)
+    if (found := open_prepared(folder, lambda _: None)) is None:
+        check_fit(corpus)
+    return found
+
+
+def check_fit(corpus: Corpus | None) -> None:
+    """Raise UserError for a corpus that must not be prepared."""
+    if corpus is not None and corpus.problem is not None:
+        raise UserError(corpus.problem)
 
 
 def _locate(data: DataConfig, tokenizer: TokenizerConfig) -> tuple[Corpus | None, dict[str, Any], Path]:

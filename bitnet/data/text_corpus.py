@@ -44,7 +44,7 @@ def text_corpus(data: TextData) -> Corpus:
     """The files and folders that `data` names, as training and held-out text.
 
     Raises:
-        UserError: there are none, one can't be used, they can't be split, or a text would be in both parts.
+        UserError: there are none, one can't be used, or they can't be split.
     """
     if not data.paths:
         raise UserError("data.paths=[]: data=text needs files or folders of *.txt or *.md, as in data.paths=[book.txt]")
@@ -56,7 +56,6 @@ def text_corpus(data: TextData) -> Corpus:
     spans, cut_in_line = {"train": _whole(train), "heldout": _whole(heldout)}, False
     if not heldout:
         spans["train"], spans["heldout"], cut_in_line = _cut(train, data.heldout_fraction)
-    _check_apart(spans["train"], spans["heldout"])
     if cut_in_line or any(file.peculiar for file in seen.values()):
         hashes["reading"] = READING
 
@@ -67,15 +66,15 @@ def text_corpus(data: TextData) -> Corpus:
     notes = [f"{key}: {f.summary()}" for key, f in found.items() if f.in_folders]
     notes += [note for key, files in zip(found, (train, heldout), strict=True) for note in _repeated(files, key)]
     name = re.sub(r"[^\w.-]+", "_", Path(data.paths[0]).resolve().stem)[:40] or "text"
-    return Corpus(name, hashes, read, tuple(notes))
+    return Corpus(name, hashes, read, tuple(notes), _in_both(spans["train"], spans["heldout"]))
 
 
 def _whole(files: Sequence[TextFile]) -> list[_Span]:
     return [_Span(file, 0, file.size) for file in files]
 
 
-def _check_apart(train: Sequence[_Span], heldout: Sequence[_Span]) -> None:
-    """Raise UserError where a file has held-out text, and another one, or the same named again, has it in training."""
+def _in_both(train: Sequence[_Span], heldout: Sequence[_Span]) -> str | None:
+    """Which file has held-out text that another one, or the same named again, has in training; None where none has."""
     places: dict[str, list[_Span]] = {}
     for span in train:
         places.setdefault(span.file.text_sha256, []).append(span)
@@ -85,7 +84,8 @@ def _check_apart(train: Sequence[_Span], heldout: Sequence[_Span]) -> None:
                 continue
             same = "is named twice" if other.file.path == span.file.path else f"has the same text as {other.file.path}"
             both = "once to train on and once held out; held-out text must not be trained on"
-            raise UserError(f"data: {span.file.path} {same}, {both}; remove one, or name the held-out text by data.heldout_paths")
+            return f"data: {span.file.path} {same}, {both}; remove one, or name the held-out text by data.heldout_paths"
+    return None
 
 
 def _repeated(files: Sequence[TextFile], key: str) -> list[str]:

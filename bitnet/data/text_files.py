@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import io
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,12 @@ CACHES = {"__pycache__", "__MACOSX", "node_modules"}
 BLOCK = 1 << 20  # bytes read at once
 
 LONGEST_WORD = BLOCK  # characters without a blank or a line's end, from which on a text is cut where it may change a token
+
+# Characters of one kind in a row, which GPT-2's pre-tokenizer takes for one word, from which on a BPE learns from parts of it:
+# the time that it takes to learn from a word grows with the square of the word's length.
+LONGEST_RUN = 1 << 12
+
+_RUN = re.compile(rf"[^\W\d_]{{{LONGEST_RUN}}}|\d{{{LONGEST_RUN}}}|(?:[^\w\s]|_){{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}")
 
 
 # ------------------------------------------------------------------------------------------------------------ which files
@@ -104,7 +111,7 @@ class TextFile:
     """What a look through a file finds.
 
     `sha256`: of its bytes. `text_sha256`: of its text, the same for a copy with other line ends. `peculiar`: whether it has a
-    byte order mark, lines that end in a lone carriage return, or a longer word than `LONGEST_WORD`.
+    byte order mark, lines that end in a lone carriage return, or a longer word than `LONGEST_WORD` or `LONGEST_RUN`.
     """
 
     path: Path
@@ -122,7 +129,7 @@ def examine(path: Path) -> TextFile:
     """
     raw, text_hash = hashlib.sha256(), hashlib.sha256()
     decoder, words = _decoder(at_start=True), _Words()
-    size, marked, blank = 0, False, True
+    size, marked, blank, long, before = 0, False, True, False, ""
     try:
         with path.open("rb") as file:
             while block := file.read(BLOCK):
@@ -134,6 +141,8 @@ def examine(path: Path) -> TextFile:
                 text = decoder.decode(block)
                 text_hash.update(text.encode())
                 words.add(text)
+                long = long or has_long_run(before + text)
+                before = text[-LONGEST_RUN:]
                 blank = blank and not text.strip()
         text_hash.update(decoder.decode(b"", final=True).encode())
     except UnicodeDecodeError as error:
@@ -142,7 +151,7 @@ def examine(path: Path) -> TextFile:
         raise UserError(f"data: {path} can't be read: {error.strerror}") from None
     if blank:
         raise UserError(f"data: {path} is empty: it holds no text")
-    peculiar = marked or "\r" in _line_ends(decoder) or words.longest >= LONGEST_WORD
+    peculiar = marked or "\r" in _line_ends(decoder) or words.longest >= LONGEST_WORD or long
     return TextFile(path, size, raw.hexdigest(), text_hash.hexdigest(), peculiar)
 
 
@@ -169,6 +178,24 @@ class _Words:
         self.longest = max(self.longest, self._open)
         if breaks:
             self._open = len(text) - 1 - max(text.rfind(mark) for mark in " \n")
+
+
+def has_long_run(text: str) -> bool:
+    """Whether `LONGEST_RUN` characters of one kind stand in a row."""
+    # Such a run fills one at least of these windows, but hardly any window of prose lacks a blank, a line's end or visible text.
+    half = LONGEST_RUN // 2
+    windows = (text[at : at + half] for at in range(0, len(text) - half + 1, half))
+    may_be = any((" " not in window and "\n" not in window) or window.isspace() for window in windows)
+    return may_be and _RUN.search(text) is not None
+
+
+def cut_runs(text: str) -> Iterator[str]:
+    """`text` in parts in which no more than `LONGEST_RUN` characters of one kind stand in a row."""
+    start = 0
+    for run in _RUN.finditer(text) if has_long_run(text) else ():
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]
 
 
 def read_text(path: Path, start: int, end: int) -> Iterator[str]:

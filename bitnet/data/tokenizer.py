@@ -13,6 +13,7 @@ from bitnet.common.errors import UserError
 from bitnet.common.stopping import interruptible
 from bitnet.config.data import BPETokenizer, GPT2Tokenizer
 from bitnet.data.hub import hub_unreachable
+from bitnet.data.text_files import cut_runs
 
 END_MARK = "<|endoftext|>"
 
@@ -120,7 +121,8 @@ def train_bpe(config: BPETokenizer, texts: Iterable[str]) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    interruptible(lambda: tokenizer.train_from_iterator(_batched(texts), trainer=trainer))  # minutes, on a large text
+    parts = (part for text in texts for part in cut_runs(text))
+    interruptible(lambda: tokenizer.train_from_iterator(_batched(parts), trainer=trainer))  # minutes, on a large text
     if (reached := tokenizer.get_vocab_size()) != config.vocab_size:
         raise UserError(
             f"tokenizer.vocab_size={config.vocab_size}: the training text fills only {reached} entries; "

@@ -29,6 +29,7 @@ def continuations(
     uniform_NP: Tensor,
     window: int,
     autocast: Callable[[], AbstractContextManager],
+    alive: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Greedy and sampled continuations of the prompts, each P x N, int64.
 
@@ -36,10 +37,12 @@ def continuations(
 
     Args:
         uniform_NP: numbers in [0, 1), one for each sampled token: equal for arms of one seed, so that they can be compared.
+        alive: called before each new token.
     """
     count = len(prompts_PL)
     ids = torch.cat([prompts_PL, prompts_PL])
     for uniform_P in uniform_NP:
+        alive()
         with autocast():
             logits_QV = model.logits(model.hidden(ids[:, -window:])[:, -1])
         chosen_Q = torch.cat([logits_QV[:count].argmax(dim=-1), _drawn(logits_QV[count:], uniform_P)])

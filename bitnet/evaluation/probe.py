@@ -50,6 +50,7 @@ class Probe:
     """Evaluates a model; the same questions at every step and, for equal seeds, in every arm.
 
     After `measure`, `samples` has the token ids of a few prompts, their continuations, and what followed in the text.
+    `alive` is called between the parts of an evaluation, which may take much longer than a step.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Probe:
         self.heldout_HT = torch.from_numpy(heldout.windows_HT).to(self.device)
         self.codes = ternary_codes_of(model)
         self.samples: list[dict[str, list[int]]] = []
+        self.alive: Callable[[], None] = lambda: None
 
     def contexts(self, step: int, count: int | None = None) -> Tensor:
         """The study's contexts, C x P: uniform token ids, one draw for the run or, with `redraw`, one for each step."""
@@ -82,6 +84,7 @@ class Probe:
         """Every column that an evaluation fills from the model alone."""
         self.model.eval()
         row = self._contexts(step) | self._many_contexts(step) | self._first_batch() | self._heldout() | self._text()
+        self.alive()
         codes = ternary_codes_of(self.model)
         row |= weight_statistics(self.model, codes, self.codes)
         self.codes = codes
@@ -93,6 +96,7 @@ class Probe:
         """The argmax at the last position of each context, C."""
         argmaxes = []
         for chunk_CP in contexts_CP.split(max(1, CHUNK_LOGITS // self.vocab_size)):
+            self.alive()
             with self.autocast():
                 argmaxes.append(self.model.logits(self.model.hidden(chunk_CP)[:, -1]).argmax(dim=-1))
         return torch.cat(argmaxes)
@@ -118,6 +122,7 @@ class Probe:
         length = windows_BT.shape[1] - 1
         gathered = Predictions(self.vocab_size, self.device)
         for chunk_BT in windows_BT.split(max(1, CHUNK_LOGITS // (length * self.vocab_size))):
+            self.alive()
             with self.autocast():
                 logits_BTV = self.model(chunk_BT[:, :-1])
             gathered.add(logits_BTV.flatten(0, 1), chunk_BT[:, 1:].flatten())
@@ -146,7 +151,8 @@ class Probe:
         bits = _random_bits(self.seed, (_SAMPLE_STREAM,), c.new_tokens * c.prompts)
         uniform_NP = torch.from_numpy((bits >> np.uint64(11)) * 2.0**-53).view(c.new_tokens, c.prompts).to(self.device)
         prompts = torch.from_numpy(prompts_PL).to(self.device)
-        made = dict(zip(HOW, continuations(self.model, prompts, uniform_NP, self.heldout.seq_len, self.autocast), strict=True))
+        both = continuations(self.model, prompts, uniform_NP, self.heldout.seq_len, self.autocast, self.alive)
+        made = dict(zip(HOW, both, strict=True))
         texts = {"prompt": prompts_PL, **made, "heldout": followed_PN}
         self.samples = [{name: ids[i].tolist() for name, ids in texts.items()} for i in range(min(_SHOWN, c.prompts))]
         return {f"{how}_{name}": value for how, ids in made.items() for name, value in text_statistics(ids).items()}

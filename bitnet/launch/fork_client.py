@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet.common.stopping import held_back
-from bitnet.runs.record import RunRecord
+from bitnet.runs.record import RunRecord, is_worked_on
 from bitnet.runs.statuses import RUNNING
 
 COMMAND = (sys.executable, "-m", "bitnet.launch.fork_server")
@@ -41,6 +41,7 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._orphans: dict[Path, int] = {}  # runs that an earlier process had started, which go on without it
+        self._asked: set[Path] = set()  # those of them that were asked to stop
         self._begin()
 
     def _begin(self) -> None:
@@ -71,14 +72,13 @@ class ForkServer:
         """Ask every run that was started to save and end. Told once, whatever the number of calls."""
         if not self._stopping:
             self._stopping = True
-            self._signal_orphans(self._orphans, signal.SIGTERM)
+            self._ask_orphans()
             self._send("stop")
 
     def kill(self, folders: Iterable[Path]) -> None:
         """Kill the processes of runs; that of each which was started by this process is reported as ended."""
-        folders = list(folders)
-        self._signal_orphans(folders, signal.SIGKILL)
         for folder in folders:
+            self._signal_orphan(folder, signal.SIGKILL)
             if (pid := self._at_work.get(folder)) is not None:
                 _send_signal(pid, signal.SIGKILL)
 
@@ -86,12 +86,29 @@ class ForkServer:
         """The processes that were started for a run and may be at work on it: one, or two where one waits for an orphan."""
         return {pid for pid in (self._at_work.get(folder), self._orphans.get(folder)) if pid is not None}
 
-    def _signal_orphans(self, folders: Iterable[Path], number: int) -> None:
-        """Signal those that the record says are at work: another process could have got the id of one that has ended."""
-        for folder in folders:
-            record = RunRecord(folder).read()
-            if record.get("status") == RUNNING and record.get("pid") == (pid := self._orphans.get(folder)):
-                _send_signal(pid, number)
+    def orphans(self) -> set[Path]:
+        """Runs at work that an earlier process started: nobody reports their ends. Those that begin after `stop` are asked."""
+        if self._stopping:
+            self._ask_orphans()
+        return {folder for folder in self._orphans if self._may_be_at_work(folder) and is_worked_on(RunRecord(folder))}
+
+    def _may_be_at_work(self, folder: Path) -> bool:
+        """Whether the record of an orphan's run names no other process; one that begins is not named yet."""
+        record = RunRecord(folder).read()
+        return record.get("status") != RUNNING or record.get("pid") == self._orphans[folder]
+
+    def _ask_orphans(self) -> None:
+        for folder in self._orphans.keys() - self._asked:
+            if self._signal_orphan(folder, signal.SIGTERM):
+                self._asked.add(folder)
+
+    def _signal_orphan(self, folder: Path, number: int) -> bool:
+        """Signal one that the record says is at work: another process could have got the id of one that has ended."""
+        record, pid = RunRecord(folder).read(), self._orphans.get(folder)
+        if pid is None or record.get("status") != RUNNING or record.get("pid") != pid:
+            return False
+        _send_signal(pid, number)
+        return True
 
     def ended(self, seconds: float) -> list[tuple[Path, int]]:
         """Runs that ended by now, with the exit codes of their processes; waits up to `seconds` for the first."""
@@ -128,7 +145,7 @@ class ForkServer:
         self._orphans |= {folder: pid for folder, pid in self._at_work.items() if pid is not None}
         self._at_work = {}
         if self._stopping:
-            self._signal_orphans(self._orphans, signal.SIGTERM)
+            self._ask_orphans()
         return ForkServerDied(f"the process that runs are forked from {describe_exit(self.process.wait())}")
 
     def restart(self) -> None:

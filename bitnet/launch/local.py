@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from bitnet.common.console import say
 from bitnet.common.errors import UserError
+from bitnet.common.starting import INTERRUPTED
 from bitnet.common.stopping import GRACE_SECONDS, handled
 from bitnet.common.text import counted
 from bitnet.launch.display import REDRAW_SECONDS, Course, live_display
@@ -35,7 +36,7 @@ def run_all(
     Every run goes to its end, whatever becomes of the others. When it is asked to stop (see `common.stopping`), no new run
     starts and those at work save and end; asked again, it kills those that are still there after `GRACE_SECONDS`, and asked
     a third time at once. Should the process that runs are forked from die, it is started again, and runs that were at work are
-    waited for; after `MOST_DEATHS` without progress what is left counts as ended with code 1.
+    waited for, also when it was asked to stop; after `MOST_DEATHS` without progress what is left counts as ended with code 1.
 
     Args:
         device, jobs, jobs_per_gpu: see `resources.capacity`.
@@ -58,9 +59,8 @@ def run_all(
                 forking.restart()
                 course.waiting[:0], course.running = sorted(course.running), set()
             redraw()
-        if course.stopping and not turns.answered:  # asked while nothing was left to wait for but runs that had outlived a death
-            with contextlib.suppress(ForkServerDied):
-                turns.stop()
+        if course.stopping:
+            turns.see_orphans_end(redraw)
     if course.stopping:
         raise KeyboardInterrupt
     return dict.fromkeys(folders, 1) | course.exits
@@ -118,6 +118,23 @@ class _Turns:
             reason = "killed when asked to stop again; the same command resumes from the last checkpoint"
             self._kill(self.course.running, status=QUEUED, reason=reason)
 
+    def see_orphans_end(self, redraw: Callable[[], None]) -> None:
+        """Wait for runs that outlived the process they were forked from as for any other run that was asked to stop."""
+        if not self.answered:  # asked while nothing else was left to wait for
+            with contextlib.suppress(ForkServerDied):
+                self.stop()
+        self.course.running = self.forking.orphans()
+        while self.course.running:
+            at_work = self.forking.orphans()
+            if self.killed_at is not None and time.monotonic() >= self.killed_at + _KILLED_SECONDS:
+                at_work = set()  # what SIGKILL does not end, nothing does
+            for folder in self.course.running - at_work:
+                _end(self.course, folder, -signal.SIGKILL if folder in self.course.killed else INTERRUPTED)
+            with contextlib.suppress(ForkServerDied):
+                self.stop()
+            redraw()
+            time.sleep(REDRAW_SECONDS if self.course.running else 0)
+
     def _kill_stalled(self) -> None:
         if self.stalled_minutes is None:
             return
@@ -141,7 +158,7 @@ class _Deaths:
         """Say what becomes of the runs; whether it is to be started again."""
         at_work = f"{counted(len(course.running), 'run')} at work"
         if course.stopping:
-            say(f"{error}; {at_work} may still save and end without it")
+            say(f"{error}; {at_work} save and end without it")
             return False
         reached = len(course.exits) + sum(_last_step(folder) for folder in course.running)
         self.in_a_row = self.in_a_row + 1 if reached == self.reached else 1
@@ -194,7 +211,7 @@ def _end(course: Course, folder: Path, code: int) -> None:
     course.exits[folder] = code
     record = RunRecord(folder)
     unfinished = OPEN
-    if code == 130:  # stopped before it went on, where a crash had left it as if it were at work
+    if code == INTERRUPTED:  # stopped before it went on, where a crash had left it as if it were at work
         unfinished, end = (RUNNING,), {"status": QUEUED, "reason": "stopped; the same command resumes"}
     elif folder in course.killed and code == -signal.SIGKILL:
         end = course.killed[folder]

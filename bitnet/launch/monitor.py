@@ -23,7 +23,7 @@ _QUEUE_SECONDS = 30.0  # between two queries: the cluster's controller serves ot
 
 _TAIL_BYTES = 4096
 
-_STALLED_SECONDS = 60.0  # a run beats once a second, but an evaluation or a save in between may take long
+_STALLED_SECONDS = 60.0  # a run beats once a second, but a long step or a save lets it wait
 
 _Record = Mapping[str, Any]
 

@@ -237,7 +237,10 @@ def forecast_all(
 def _branched(
     asked: Sequence[RunRequest], tokens: Sequence[Tokens], runs: Sequence[Forecast], place: Placement
 ) -> list[Forecast]:
-    """The runs, with those of a sweep that go on from another one's steps; not on a cluster, where none waits for another."""
+    """The runs, with those of a sweep that go on from another one's steps.
+
+    Not where a launcher that is not the project's decides how many are at work at once, or a cluster: no run waits there.
+    """
     if place.at_once is None or len(runs) == 1:
         return list(runs)
     drawn = list(runs)

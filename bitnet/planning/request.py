@@ -49,20 +49,21 @@ def _expanded(written: list[str], multirun: bool) -> tuple[list[RunRequest], boo
     typed = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     if not sweeping:
         return [_resumed(master, typed) or RunRequest(run_config(master), tuple(typed), group_choices(master.hydra))], False
+    launcher = master.hydra.runtime.choices["hydra/launcher"]
     if "ArmsSweeper" not in master.hydra.sweeper._target_:
         search = master.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={search}: a search chooses its runs as it goes; leave it out to plan a grid or a sweep")
-    options, (several, owner) = Options(master.hydra), sweeps_in_turn(master, typed)
+    options, (several, owner) = Options.of(master.hydra), sweeps_in_turn(master, typed)
     if several:
         each = expand_each(loader, master, several, owner)
-        return _of_all([_requests(config, arms, options) for config, arms in each]), True
-    return _requests(*expand(loader, master, typed), options), True
+        return _of_all([_requests(config, arms, options, launcher) for config, arms in each]), True
+    return _requests(*expand(loader, master, typed), options, launcher), True
 
 
-def _requests(config: RunConfig, arms: Sequence[ComposedArm], options: Options) -> list[RunRequest]:
+def _requests(config: RunConfig, arms: Sequence[ComposedArm], options: Options, launcher: str) -> list[RunRequest]:
     """The runs of one sweep, or of a grid, after a look at what its claims need."""
     check_claims(config.sweep, arms, options)
-    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name) for c in arms]
+    return [RunRequest(c.config, c.arm.overrides, c.choices, c.arm.name, launcher=launcher) for c in arms]
 
 
 def _of_all(sweeps: list[list[RunRequest]]) -> list[RunRequest]:
@@ -95,11 +96,11 @@ def placement(runs: Sequence[RunRequest], sweeping: bool) -> Placement:
     """Where the runs of a command are carried out."""
     from bitnet.launch import resources
 
-    config = runs[0].config
-    if sweeping and config.launcher.kind not in {"local", "serial"}:
-        return Placement(config.device, None, config.threads)
-    if not sweeping or config.launcher.kind != "local":
+    config, launcher = runs[0].config, runs[0].launcher
+    if not sweeping or launcher == "basic":
         return Placement(config.device, 1, config.threads)
+    if launcher != "bitnet_local":
+        return Placement(config.device, None, config.threads, launcher)
     room = resources.capacity(len(runs), config.device, config.launcher.jobs, config.launcher.jobs_per_gpu)
     return Placement(config.device, room.jobs, config.threads or room.threads)
 
@@ -108,7 +109,7 @@ def placement(runs: Sequence[RunRequest], sweeping: bool) -> Placement:
 class RunRequest:
     """One run as it is asked for: its configuration, what was typed for it, the option of each group, its arm's name.
 
-    `folder`: where a frozen run lies that is to go on.
+    `folder`: where a frozen run lies that is to go on. `launcher`: Hydra's launcher of the command.
     """
 
     config: RunConfig
@@ -116,12 +117,19 @@ class RunRequest:
     choices: dict[str, str] = field(default_factory=dict)
     arm: str | None = None
     folder: Path | None = None
+    launcher: str = "bitnet_local"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where runs are carried out: `at_once` None is a cluster's affair, `threads` None torch's default."""
+    """Where runs are carried out: `at_once` None is the affair of `launcher`, Hydra's; `threads` None torch's default."""
 
     device: str
     at_once: int | None
     threads: int | None
+    launcher: str = "bitnet_local"
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the runs are jobs of SLURM."""
+        return "slurm" in self.launcher

@@ -88,7 +88,8 @@ def _where(place: Placement, out: str) -> str:
     from bitnet.training.device import describe, pick_device
 
     if place.at_once is None:
-        return f"on a cluster, output in {out}; times are for this machine"
+        where = "on a cluster" if place.on_cluster else f"as many at once as hydra/launcher={place.launcher} decides"
+        return f"{where}, output in {out}; times are for this machine"
     try:
         device = ", ".join(describe(pick_device(name)) for name in place.device.split(","))
     except UserError:

@@ -51,9 +51,13 @@ def render(section: Section, style: str, width: int | None) -> str:
             lines = zip(block.index, block.to_numpy().tolist(), strict=True)
             rows = [[_literal(cell, style) for cell in (name, *cells)] for name, cells in lines]
             align = ["left", *("left" if _is_prose(block[c]) else "right" for c in block.columns)]
-            parts.append(tabulate(rows, head, tablefmt=FORMATS[style], disable_numparse=True, colalign=align) + "\n")
+            table = tabulate(rows, head, tablefmt=FORMATS[style], disable_numparse=True, colalign=align)
+            parts.append((_OPTION.sub(r"\g<0>{}", table) if style == "latex" else table) + "\n")
     return "\n".join(parts)
 
+
+# At the start of a row, what LaTeX takes for an option of the `\\` or the rule before it.
+_OPTION = re.compile(r"^ *(?=[\[*])", re.MULTILINE)
 
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]#|~$^]")  # what makes something else of a text than itself
 

@@ -99,7 +99,7 @@ INTEGERS = frozenset(
     | {c for c in OTHER_COLUMNS if c.startswith("outside_") and "scaled" not in c}
 )
 
-_STUDY_FORMATS = {"Loss": "{:.4f}", "LR": "{:.6f}", "WD": "{:.2f}"}
+FIXED_FORMATS = {"Loss": "{:.4f}", "LR": "{:.6f}", "WD": "{:.2f}"}
 
 
 def format_value(column: str, value: float | int | None) -> str:
@@ -109,6 +109,6 @@ def format_value(column: str, value: float | int | None) -> str:
     """
     if value is None or math.isnan(value):
         return ""
-    if column in _STUDY_FORMATS:
-        return _STUDY_FORMATS[column].format(value)
+    if column in FIXED_FORMATS:
+        return FIXED_FORMATS[column].format(value)
     return str(int(value)) if column in INTEGERS else repr(float(value))

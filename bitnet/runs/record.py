@@ -18,7 +18,7 @@ from bitnet.common.text import shortened
 from bitnet.runs import statuses
 from bitnet.runs.facts import RunFacts
 from bitnet.runs.folders import check_inside, checkpoints
-from bitnet.runs.metrics_file import evaluation_steps, lost_rows
+from bitnet.runs.metrics_file import known_evaluations, lost_rows
 from bitnet.runs.reading import Unreadable, check_values, read_json_mapping, read_json_or_empty, read_yaml_mapping
 
 
@@ -42,6 +42,17 @@ def lock_run(record: RunRecord, *, wait: bool = False) -> Iterator[None]:
             yield
     except Locked:
         raise RunLocked(f"{record.folder}: another process is working on this run") from None
+
+
+def is_worked_on(record: RunRecord) -> bool:
+    """Whether a process holds the run's lock, which is taken for a moment to find out."""
+    try:
+        with lock_run(record):
+            return False
+    except RunLocked:
+        return True
+    except (UserError, OSError):  # nobody can hold it
+        return False
 
 
 SCHEMA = 1
@@ -183,12 +194,11 @@ class RunRecord:
         write_atomically(self.folder / "run.json", json.dumps(own | theirs | {"taken_from": other.place}, indent=2) + "\n")
 
     def lost_rows(self, eval_every: int) -> str | None:
-        """What `metrics.csv` lacks of a run that is done, in words; None where it lacks nothing, and of any other run."""
+        """What `metrics.csv` lacks of a run with a result, in words; None where it lacks nothing, and of any other run."""
         known = self.read()
-        if known.get("status") != statuses.DONE:
+        if known.get("status") not in statuses.FINAL:
             return None
-        last = int(known.get("step") or 0)
-        return lost_rows(self.metrics, evaluation_steps(last, eval_every, last))
+        return lost_rows(self.metrics, known_evaluations(known["status"], int(known.get("step") or 0), eval_every))
 
     def clear(self) -> None:
         """Remove a run's results."""

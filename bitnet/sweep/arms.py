@@ -6,16 +6,19 @@ import itertools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from bitnet.cli.compose import Options
 from bitnet.cli.hydra_errors import explain
 from bitnet.cli.overrides import key_of, normalise
 from bitnet.cli.quoting import unquote
 from bitnet.common.errors import UserError
+from bitnet.common.paths import share
 from bitnet.config.sweep import SweepConfig
 
 _SHOWN = 6  # values of an axis that a message lists
@@ -128,8 +131,30 @@ def check_axes(parsed: Sequence[Override], *, all_keys: bool = False) -> None:
             raise UserError(
                 f"{typed}: a grid needs single values, as choice(A,B) and range(A,B,STEP) have; only a search draws them"
             )
-        if next(axis.sweep_string_iterator(), None) is None:
-            raise UserError(f"{typed}: an axis without values: {_why_empty(axis)}")
+        _check_filled(axis)
+
+
+def check_axes_of_another_sweeper(overrides: Sequence[str], own: Path | None) -> None:
+    """Refuse axes without values where a command line asks for a sweeper that is not the project's: Hydra's own would run
+    nothing, and say nothing.
+
+    Args:
+        own: the folder of `--config-dir`.
+    Raises:
+        UserError: naming the axis.
+    """
+    if "hydra/sweeper" not in map(key_of, overrides):
+        return
+    folders = [*([] if own is None else [own]), share() / "conf", share()]
+    parser = OverridesParser.create(config_loader=Options(folders))
+    for axis in parser.parse_overrides([normalise(o) for o in overrides]):
+        if axis.is_discrete_sweep():
+            _check_filled(axis)
+
+
+def _check_filled(axis: Override) -> None:
+    if next(axis.sweep_string_iterator(), None) is None:
+        raise UserError(f"{axis.input_line}: an axis without values: {_why_empty(axis)}")
 
 
 def _why_empty(axis: Override) -> str:

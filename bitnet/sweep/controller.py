@@ -43,7 +43,7 @@ def run_sweep(loader: ConfigLoader, master: DictConfig, launcher: Launcher, argu
     """
     config, arms = expand(loader, master, arguments)
     on_cluster = "slurm" in str(master.hydra.launcher.get("_target_", "")).lower()
-    check_claims(config.sweep, arms, Options(master.hydra))
+    check_claims(config.sweep, arms, Options.of(master.hydra))
     _check_devices(config.device, master)
     queued = _freeze_all(arms, on_cluster)
     if config.sweep is not None:

@@ -49,7 +49,7 @@ def sweeps_in_turn(master: DictConfig, arguments: Sequence[str]) -> tuple[list[s
     Raises:
         UserError: `sweeps` has a form of Hydra's that gives none.
     """
-    parser = OverridesParser.create(config_loader=compose.Options(master.hydra))
+    parser = OverridesParser.create(config_loader=compose.Options.of(master.hydra))
     typed = parser.parse_overrides([a for a in arguments if key_of(a) == "sweeps" and "=" in a][-1:])
     if typed and typed[0].is_sweep_override():
         check_axes(typed, all_keys=True)
@@ -95,7 +95,7 @@ def expand_each(
             for composed in arms:
                 _ = composed.config
             if config.sweep is not None:
-                check_selectors(config.sweep, arms, compose.Options(own.hydra))
+                check_selectors(config.sweep, arms, compose.Options.of(own.hydra))
         except (UserError, HydraException, OmegaConfBaseException) as error:
             named = f"sweeps={name}" + ("" if owner is None else f", which {owner} includes")
             raise UserError(f"{named}: {str(explain(error)).removeprefix(f'sweeps={name}: ')}") from None

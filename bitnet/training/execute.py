@@ -176,6 +176,7 @@ def _train(record: RunRecord, config: RunConfig, device_name: str, threads: int 
     timing = Timing(known.get("timing", {}) if start.step > 0 else {}, start.step, config.batch_size * config.seq_len)
     with Progress(record.folder, start.step, last, timing.tokens_per_step) as progress:
         requests.at_once = False
+        trainer.probe.alive = progress.alive
         outcome = train(
             trainer,
             record,

@@ -227,6 +227,7 @@ def train(
             record.write_samples(step, trainer.texts())
             progress.evaluated(step, row)
         if save:
+            progress.alive()
             rows = {"metrics_sha256": metrics.sha256}
             saved = checkpoint.save(record.checkpoints, step, trainer.tensors(), facts | rows, saving.keep)
             if step in branch_at:

@@ -31,6 +31,7 @@ class Progress:
         self.folder, self.last, self.tokens_per_step = folder, last_step, tokens_per_step
         self.timed_from: tuple[int, float] | None = None  # the first step's end: it and its evaluation warm everything up
         self.beaten = 0.0
+        self.newest: tuple[int, float | None] = (first_step, None)  # the last step that is done, and its loss
         self.unique: float | int | None = None
         self.bar: tqdm | None = None
         if is_watched():
@@ -50,8 +51,8 @@ class Progress:
         """One more step is done; `loss` is the newest one known, which may be some steps old."""
         if self.timed_from is None:
             self.timed_from = (step, time.monotonic())
-        if time.monotonic() - self.beaten >= _BEAT_SECONDS:
-            self._beat(step, loss)
+        self.newest = (step, loss)
+        self.alive()
         if self.bar is None:
             return
         if loss is not None:
@@ -59,6 +60,11 @@ class Progress:
             speed = "" if rate is None else f", {rate:,.0f} tok/s"
             self.bar.set_postfix_str(f"loss {loss:.3f}{speed}", refresh=False)
         self.bar.update(step - self.bar.n)
+
+    def alive(self) -> None:
+        """Work goes on, in a step or between two: to be called between the parts of whatever may take longer than a step."""
+        if time.monotonic() - self.beaten >= _BEAT_SECONDS:
+            self._beat(*self.newest)
 
     def evaluated(self, step: int, row: dict[str, float | int | None]) -> None:
         """An evaluation is done."""

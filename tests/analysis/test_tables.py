@@ -333,9 +333,9 @@ def test_every_run_that_is_not_done_is_listed(tmp_path):
     found = frames.read_runs([tmp_path])
     table = tables.not_done(found.runs, found.unreadable).set_index("seed")
     assert table.loc[1, ["status", "step", "reason"]].tolist() == ["diverged", 1, "loss is nan"]
-    assert table.loc[2, "reason"] == "out of memory; no metrics.csv"
+    assert table.loc[2, "reason"] == "out of memory; metrics.csv is missing"
     assert (table.loc[3, "status"], table.loc[4, "status"]) == ("running", "missing")
-    assert table.loc[5, ["status", "reason"]].tolist() == ["done", "no metrics.csv"]
+    assert table.loc[5, ["status", "reason"]].tolist() == ["done", "metrics.csv is missing"]
     assert table["status"].iloc[-1] == "unreadable"
     assert 0 not in table.index
     counts = {"done": 2, "diverged": 1, "failed": 1, "running": 1, "missing": 1, "unreadable": 1}

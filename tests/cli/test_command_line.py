@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.plugins import Plugins
+from real_runs import exit_code
 
 from bitnet import plan, prepare, report, train
 from bitnet.cli import compose
@@ -37,13 +38,6 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-
-
-def code_of(main, *arguments: str) -> int | str | None:
-    try:
-        return main(list(arguments))
-    except SystemExit as ended:
-        return ended.code
 
 
 def runs() -> list[dict]:
@@ -141,7 +135,7 @@ REFUSED = {
 def test_what_is_refused_is_one_sentence_and_exit_code_2(arguments, capfd):
     typed = {a.partition("=")[0] for a in arguments}
     given = [] if "data" in typed else [t for t in TINY if t.partition("=")[0] not in typed]
-    code = code_of(train.main, *given, *arguments)
+    code = exit_code(train.main, *given, *arguments)
     printed = capfd.readouterr()
     (line,) = printed.err.splitlines()
     expected = f"error: {REFUSED[arguments]}"
@@ -164,13 +158,13 @@ PREPARE_REFUSED = {
 
 @pytest.mark.parametrize("arguments", PREPARE_REFUSED, ids=" ".join)
 def test_what_prepare_refuses(arguments, capfd):
-    assert code_of(prepare.main, *arguments) == 2
+    assert exit_code(prepare.main, *arguments) == 2
     assert capfd.readouterr().err == f"error: {PREPARE_REFUSED[arguments]}\n"
 
 
 def test_a_file_is_no_folder_of_runs(capfd):
     Path("metrics.csv").touch()
-    assert code_of(report.main, "metrics.csv") == 2
+    assert exit_code(report.main, "metrics.csv") == 2
     assert capfd.readouterr().err == "error: metrics.csv: a file; give the folder of a run, or a folder of runs\n"
 
 
@@ -183,7 +177,7 @@ def test_options_and_paths_are_quoted_for_hydra_and_only_once():
 
 
 def test_flags_stand_anywhere():
-    assert code_of(train.main, "seed=1,2", *TINY, "-m", "wd=paper,none") == 0
+    assert exit_code(train.main, "seed=1,2", *TINY, "-m", "wd=paper,none") == 0
     assert {(r["seed"], r["choices"]["wd"]) for r in runs()} == {(s, w) for s in (1, 2) for w in ("paper", "none")}
 
 
@@ -191,35 +185,35 @@ def test_flags_stand_anywhere():
     "arguments", [["lr=faq", "--cfg", "job"], ["--cfg", "job", "lr=faq"], ["steps=3", "--cfg=job", "lr=faq"]]
 )
 def test_the_configuration_is_printed_wherever_the_flag_stands(arguments, capfd):
-    assert code_of(train.main, *arguments) == 0
+    assert exit_code(train.main, *arguments) == 0
     assert "second_peak" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--cfg", "hydra"], ["--info"], ["--info", "searchpath"], ["--hydra-help"], ["--version"]])
 def test_hydras_own_flags_still_print(flags, capfd):
-    assert code_of(train.main, *flags) == 0
+    assert exit_code(train.main, *flags) == 0
     printed = capfd.readouterr()
     assert "ydra" in printed.out and printed.err == ""
 
 
 def test_a_quoted_path_may_hold_a_comma_in_a_sweep():
-    assert code_of(train.main, "-m", *TINY, "seed=1,2", "out='a,b'") == 0
+    assert exit_code(train.main, "-m", *TINY, "seed=1,2", "out='a,b'") == 0
     assert len(list(Path("a,b").glob("*/*/run.json"))) == len(runs()) == 2
 
 
 def test_no_sweep_is_the_default_written_out():
-    assert code_of(train.main, *TINY, "sweeps=null", "resume=null") == 0
+    assert exit_code(train.main, *TINY, "sweeps=null", "resume=null") == 0
     assert [r["sweep"] for r in runs()] == [None]
 
 
 def test_interpolations_mean_keys_of_the_run():
-    assert code_of(train.main, *TINY, "eval_every=${steps}") == 0
-    assert code_of(train.main, "-m", *TINY, "eval_every=${steps}", "seed=1,2") == 0
+    assert exit_code(train.main, *TINY, "eval_every=${steps}") == 0
+    assert exit_code(train.main, "-m", *TINY, "eval_every=${steps}", "seed=1,2") == 0
     assert [r["status"] for r in runs()] == ["done"] * 3
 
 
 def test_hydra_says_nothing_of_its_own(capfd):
-    assert code_of(train.main, "-m", *TINY, "seed=1,2") == 0
+    assert exit_code(train.main, "-m", *TINY, "seed=1,2") == 0
     printed = capfd.readouterr()
     assert printed.out == "" and "HYDRA" not in printed.err and "resume=" not in printed.err
     logging.getLogger("hydra").warning("something to know")
@@ -231,7 +225,7 @@ def test_hydra_says_nothing_of_its_own(capfd):
 @pytest.fixture
 def failing_run() -> Path:
     """A run whose checkpoints can't be written: a file is where their folder should be."""
-    assert code_of(train.main, *TINY) == 0
+    assert exit_code(train.main, *TINY) == 0
     (folder,) = (p.parent for p in Path("outputs").glob("*/*/run.json"))
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
@@ -243,7 +237,7 @@ def failing_run() -> Path:
 
 def test_a_run_that_fails_is_one_line_and_exit_code_1(failing_run, capfd):
     capfd.readouterr()
-    assert code_of(train.main, f"resume={failing_run}") == 1
+    assert exit_code(train.main, f"resume={failing_run}") == 1
     (line,) = [s for s in capfd.readouterr().err.splitlines() if s.startswith("error: ")]
     trace = failing_run.resolve() / "error.txt"
     assert "Error: " in line and line.endswith(f"(traceback in {trace})")
@@ -271,7 +265,7 @@ def test_interrupted_preparation_is_one_line_and_exit_code_130(monkeypatch, capf
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepared, "prepare", interrupted)
-    assert code_of(prepare.main, "data=synthetic") == 130
+    assert exit_code(prepare.main, "data=synthetic") == 130
     assert capfd.readouterr().err == "interrupted; the same command starts over\n"
 
 

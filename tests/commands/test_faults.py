@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_runs import exit_code, record, the_run, undisturbed
 from run_folders import evaluations, make_run
 from small import TINY
 
@@ -51,29 +52,13 @@ def broken() -> Iterator[pytest.MonkeyPatch]:
 
 def command(*arguments: str) -> int:
     """Exit code of the training command."""
-    try:
-        return train.main([*SMALL, *arguments])
-    except SystemExit as ended:
-        return ended.code
-
-
-def the_run(out: str = "outputs") -> Path:
-    (found,) = Path(out).glob("*/*/run.json")
-    return found.parent
-
-
-def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())
+    return exit_code(train.main, *SMALL, *arguments)
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
-    out = tmp_path_factory.mktemp("calm")
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(sys, "argv", ["bitnet-train"])
-        assert command(f"out={out}") == 0
-    return the_run(str(out))
+    return undisturbed(tmp_path_factory, *SMALL)
 
 
 def same_as_undisturbed(run: Path, calm: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from real_runs import the_run
 
 from bitnet import diagnose, report, status, train
 
@@ -35,11 +36,6 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if path.suffix in {".json", ".yaml"}:
             path.write_text(path.read_text(encoding="utf-8").replace("/FIXTURE", str(copy)), encoding="utf-8")
     return copy
-
-
-def the_run(out: Path) -> Path:
-    (record,) = out.glob("[0-9]*/*/run.json")
-    return record.parent
 
 
 def rows(folder: Path) -> list[list[str]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import small
 import yaml
+from real_runs import record
 from run_folders import metrics as rows
 
 from bitnet import train
@@ -37,10 +38,6 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def run_folders(out: str = "outputs") -> list[Path]:
     return sorted(p.parent for p in Path(out).glob("*/*/run.json"))
-
-
-def record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
 
 
 def the_run(*arguments: str) -> Path:

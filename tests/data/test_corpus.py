@@ -166,8 +166,9 @@ def test_paths_that_give_nothing_are_named(tmp_path):
 
 def test_heldout_text_may_not_be_trained_on(tmp_path):
     (tmp_path / "t.txt").write_text("text")
-    with pytest.raises(UserError, match="must not be trained on"):
-        open_corpus(text_data(tmp_path / "t.txt", heldout=[tmp_path]))
+    assert "must not be trained on" in open_corpus(text_data(tmp_path / "t.txt", heldout=[tmp_path])).problem
+    (tmp_path / "held.md").write_text("another text")
+    assert open_corpus(text_data(tmp_path / "t.txt", heldout=[tmp_path / "held.md"])).problem is None
 
 
 # ---------------------------------------------------------------------------------------------------------------- hub

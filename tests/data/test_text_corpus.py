@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 from bitnet.common.errors import UserError
 from bitnet.common.paths import PACKAGE
 from bitnet.config.data import BPETokenizer, TextData
-from bitnet.data.prepared import cut_long, prepare
+from bitnet.data import prepared
+from bitnet.data.prepared import cut_long, find, prepare
 from bitnet.data.text_corpus import text_corpus
-from bitnet.data.text_files import BLOCK, LONGEST_WORD, examine, find_files
+from bitnet.data.text_files import BLOCK, LONGEST_RUN, LONGEST_WORD, cut_runs, examine, find_files, has_long_run
 from bitnet.data.tokenizer import decode, splits_as_gpt2, train_bpe
 
 BPE = BPETokenizer(kind="bpe", vocab_size=300)
@@ -79,13 +81,33 @@ AGAIN = [copied, linked, hard_linked, with_other_line_ends, in_a_folder, lambda 
 @pytest.mark.parametrize("again", AGAIN)
 def test_held_out_text_that_is_also_trained_on_is_refused(text, again):
     other = again(text)
-    with pytest.raises(UserError, match="once to train on and once held out; held-out text must not be trained on"):
-        text_corpus(data(text, heldout=(other,)))
-    with pytest.raises(UserError, match="held-out text must not be trained on"):  # the end of the one is within the other
-        text_corpus(data(text, other))
+    refused(data(text, heldout=(other,)))
+    refused(data(text, other))  # the end of the one is within the other
     Path("held.txt").write_text("".join(HELD))
+    refused(data(text, Path("held.txt"), heldout=(other, Path("held.txt"))))
+
+
+def refused(own: TextData) -> None:
+    for use in (prepare, find):
+        with pytest.raises(UserError, match="once to train on and once held out; held-out text must not be trained on"):
+            use(own, BPE)
+    assert not Path("cache").exists()
+
+
+def test_what_was_prepared_before_its_text_was_refused_is_used_and_told(text, monkeypatch):
+    """Else a sweep that began with it could not be finished."""
+    own = data(text, copied(text))
+    said: list[str] = []
+    with monkeypatch.context() as before:
+        before.setattr(prepared, "check_fit", lambda corpus: None)
+        first = prepare(own, BPE, say=said.append)
+    said.clear()
+    assert prepare(own, BPE, say=said.append).sha256 == first.sha256 == find(own, BPE).sha256
+    (told,) = said
+    assert told.startswith(f"note: data: {Path('copy.txt').resolve()} has the same text as {text}") and "used as it is" in told
+    (first.folder / "manifest.json").unlink()
     with pytest.raises(UserError, match="held-out text must not be trained on"):
-        text_corpus(data(text, Path("held.txt"), heldout=(other, Path("held.txt"))))
+        prepare(own, BPE, say=said.append)
 
 
 @pytest.mark.parametrize("again", AGAIN)
@@ -234,6 +256,35 @@ def test_a_word_without_end_is_cut_itself():
     assert examine(Path("t.txt")).peculiar
     Path("t.txt").write_text("x " * LONGEST_WORD)
     assert not examine(Path("t.txt")).peculiar
+
+
+ALIKE = {"letters": "abcdé", "digits": "0123", "signs": "-_=", "blanks": " \t"}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_bpe_learns_from_parts_of_a_run_without_end(kind):
+    """From the whole it would learn in a time that grows with the square of the length."""
+    run = "".join(random.Random(3).choices(ALIKE[kind], k=3 * LONGEST_RUN + 10))
+    text = "some words\n" + run + "\nand others, " * LONGEST_RUN
+    parts = list(cut_runs(text))
+    assert "".join(parts) == text and len(parts) == 4
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert max(b - a for part in parts for _, (a, b) in splitter.pre_tokenize_str(part)) <= LONGEST_RUN + 1  # and a blank before
+
+    learned = train_bpe(BPE, [text]).get_vocab()
+    assert learned == train_bpe(BPE, parts).get_vocab()
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("before", [0, 5000, BLOCK - LONGEST_RUN // 2, BLOCK - 1])
+def test_a_run_without_end_is_found_wherever_it_stands(kind, before):
+    prose, other = "some words 12 -- and others\n" * (BLOCK // 20), "x" if kind == "digits" else "0"
+    for length, found in ((LONGEST_RUN, True), (LONGEST_RUN - 1, False)):
+        text = (prose + other)[-before - 1 :] + ALIKE[kind][0] * length + other + prose[:5000]
+        assert has_long_run(text) == found
+        Path("t.txt").write_text(text)
+        assert examine(Path("t.txt")).peculiar == found
+    assert list(cut_runs(prose)) == [prose]
 
 
 @pytest.mark.parametrize("encode", ["lines", "documents"])

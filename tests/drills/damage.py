@@ -10,53 +10,21 @@ generators of an undisturbed run. Exits with 1 where anything differs. Four minu
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import random
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from common import SMALL, STATEFUL, Drill, complete, differences, record, the_run
+from common import Drill, differences
+from unfinished import EVAL_EVERY, EVERY, copy_anew, go_on, saved, set_up, step_of
 
-EVERY, EVAL_EVERY, LAST = 5, 3, 24
-ARGUMENTS = [*SMALL, *STATEFUL, f"steps={LAST}", f"eval_every={EVAL_EVERY}", f"checkpoint.every={EVERY}", "checkpoint.keep=3"]
 KIBIBYTE = 1024
-
-
-def saved(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("step-*.safetensors"))
-
-
-def step_of(path: Path) -> int:
-    return int(path.name.split("-")[1])
-
-
-def cut_short(calm: Path, left: Path) -> Path:
-    """A copy of a finished run as a kill right before its last save would have left it: with some steps to go."""
-    shutil.copytree(calm, left)
-    saved(left)[-1].unlink()
-    (left / "run.json").write_text(json.dumps(record(left) | {"status": "running", "finished": None, "step": LAST - 1}))
-    return left
-
-
-def go_on(folder: Path) -> str:
-    """Execute the run in this process; returns what it said."""
-    from bitnet.training import execute
-
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        execute.execute(folder)
-    return said.getvalue()
 
 
 def survives(left: Path, calm: Path, work: Path, damage: Callable[[Path], None]) -> list[str]:
     """What is wrong after the damage: `left` is the run's folder before it, `calm` that of an undisturbed run."""
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(left, work)
+    copy_anew(left, work)
     *_, before, newest = saved(work)
     damage(newest)
     missing = not newest.exists()
@@ -86,10 +54,7 @@ def main(flips: int) -> int:
     luck, drill = random.Random(0), Drill()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        cached = [*ARGUMENTS, f"data.cache={place}/cache"]
-        complete(*cached, f"out={place}/calm")
-        calm = the_run(place / "calm")
-        left = cut_short(calm, place / "left")
+        calm, left, _ = set_up(place)
         size = saved(left)[-1].stat().st_size
         lengths = range(0, size, KIBIBYTE)
         bits = [luck.randrange(8 * size) for _ in range(flips)]

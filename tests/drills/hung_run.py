@@ -112,7 +112,7 @@ def main(rounds: int) -> int:
         calm = {record(f)["seed"]: f for f in runs(Path(folder) / "calm")}
         for number in range(rounds):
             for name, case in cases.items():
-                out = Path(folder) / f"{name}-{number}".replace(" ", "-")
+                out = Path(folder) / f"{name}-{number}".replace(",", "").replace(" ", "-")  # a comma would be an axis
                 faults = case(out)
                 complete(*SWEEP, f"out={out}")
                 faults += [d for f in runs(out) for d in differences(f, calm[record(f)["seed"]], EVAL_EVERY)]

@@ -16,14 +16,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from common import Drill, complete, differences, the_run
-from damage import ARGUMENTS, EVAL_EVERY, cut_short, go_on
+from common import Drill, complete, differences
+from unfinished import EVAL_EVERY, copy_anew, go_on, set_up
 
 
 def after_lost_rows(left: Path, calm: Path, work: Path, damage: Callable[[Path], None]) -> list[str]:
     """What is wrong after the damage to metrics.csv of the run that lies in `left`."""
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(left, work)
+    copy_anew(left, work)
     whole = (work / "metrics.csv").read_bytes()
     damage(work / "metrics.csv")
     if (work / "metrics.csv").exists() and (work / "metrics.csv").read_bytes() == whole:
@@ -40,8 +39,12 @@ def after_lost_record(left: Path, calm: Path, out: Path, damage: Callable[[Path]
     work = out / left.parent.name / left.name
     shutil.copytree(left, work)
     damage(work / "run.json")
+    is_there = (work / "run.json").exists()
     said = complete(*[a for a in arguments if a != "threads=1"], "threads=1", f"out={out}")
     faults = [] if "resuming after step" in said else [f"it did not go on: {said!r}"]
+    kept = work / "run.json.damaged"
+    faults += [] if kept.exists() == is_there else ["what is damaged is not kept aside"]
+    kept.unlink(missing_ok=True)
     return faults + differences(work, calm, EVAL_EVERY)
 
 
@@ -74,10 +77,7 @@ def main(changes: int) -> int:
     luck, drill = random.Random(0), Drill()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        cached = [*ARGUMENTS, f"data.cache={place}/cache"]
-        complete(*cached, f"out={place}/calm")
-        calm = the_run(place / "calm")
-        left = cut_short(calm, place / "left" / calm.parent.name / calm.name)
+        calm, left, arguments = set_up(place)
         # the rows after the last checkpoint are made again in any case
         kept = left / "metrics.csv"
         kept.write_text(
@@ -94,7 +94,7 @@ def main(changes: int) -> int:
             drill.say(name, [fault for d in damages for fault in after_lost_rows(left, calm, place / "work", d)])
         records = [Path.unlink, lambda p: p.write_text(""), lambda p: p.write_text(p.read_text()[:200])]
         out = place / "again"
-        faults = [fault for d in records for fault in after_lost_record(left, calm, out, d, cached)]
+        faults = [fault for d in records for fault in after_lost_record(left, calm, out, d, arguments)]
         drill.say("run.json removed, emptied, cut short", faults)
     return drill.exit_code
 

@@ -159,7 +159,31 @@ def test_runs_that_outlived_the_process_they_were_forked_from_are_asked_to_stop_
     until_said(broken, "started again")
     broken.send_signal(signal.SIGTERM)
     assert broken.wait(timeout=60) == 130
-    wait_for(lambda: {r["status"] for r in records().values()} == {"queued"})
+    assert {r["status"] for r in records().values()} == {"queued"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere runs are not forked")
+@pytest.mark.parametrize("when", ["before it was asked", "when it was asked"])
+def test_runs_that_outlived_the_process_they_were_forked_from_are_waited_for_and_killed_like_any_other(when, folder):
+    hung = sweep_with_a_hung_run(folder)
+    (server,) = Path(f"/proc/{hung.pid}/task/{hung.pid}/children").read_text().split()
+    if when == "before it was asked":
+        os.kill(int(server), signal.SIGKILL)
+        until_said(hung, "started again")
+    hung.send_signal(signal.SIGTERM)
+    time.sleep(1.0)
+    if when == "when it was asked":
+        os.kill(int(server), signal.SIGKILL)
+    time.sleep(4.0)
+    assert hung.poll() is None and records()["clip.max_norm=1.3"]["status"] == "running", "not waited for"
+    for _ in range(2):
+        hung.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+    said = hung.communicate(timeout=60)[1]
+    assert hung.returncode == 130 and "kills 1 run at once" in said and "Traceback" not in said, said
+    run = records()["clip.max_norm=1.3"]
+    assert run["status"] == "queued" and run["reason"].startswith("killed when asked to stop again")
+    goes_on_afterwards()
 
 
 def test_a_process_to_fork_runs_from_that_dies_at_every_start_is_given_up(folder, monkeypatch, capfd):

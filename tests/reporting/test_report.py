@@ -186,6 +186,14 @@ def test_a_name_is_shown_as_it_is_in_every_format(style, escaped):
     assert outside.count(SPECIAL) == comments and len([x for x in text.splitlines() if x == f"% {SPECIAL}"]) == comments
 
 
+def test_no_row_of_latex_begins_with_what_is_an_option_of_the_one_before():
+    frame = pd.DataFrame({"n": ["1", "2", "3", "4"]}, index=pd.Index(["[1ex]", "*", "a [b]", "  [2ex]"], name="[arm]"))
+    text = text_layout.render(text_layout.Section("t", "c", [frame]), "latex", None)
+    rows = text[text.index("\\toprule") :].splitlines()
+    assert [r.split("&")[0].strip() for r in rows if "&" in r] == ["{}[arm]", "{}[1ex]", "{}*", "a [b]", "{}[2ex]"]
+    assert "{}" not in text_layout.render(text_layout.Section("t", "c", [frame]), "plain", None)
+
+
 @pytest.mark.parametrize("style", ["md", "latex"])
 def test_a_line_break_in_a_name_ends_no_line(style):
     broken = "a\n\n\\input{b}\r\nc"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from real_runs import exit_code
 from small import TINY
 
 from bitnet import check, plan, prepare, train
@@ -31,18 +31,11 @@ def sweep_file(text: str, name: str = "mine", before: str = "") -> list[str]:
     return ["--config-dir", "own", f"sweeps={name}"]
 
 
-def code_of(main: Callable[[list[str]], int], *arguments: str) -> int | str | None:
-    try:
-        return main(list(arguments))
-    except SystemExit as ended:
-        return ended.code
-
-
 def refused(capsys, *arguments: str) -> str:
     """The one line with which `train` and `plan` both refuse the arguments, before any work."""
     said = []
     for main in COMMANDS:
-        assert code_of(main, *arguments) == 2
+        assert exit_code(main, *arguments) == 2
         said.append(capsys.readouterr().err)
     assert said[0] == said[1] and said[0].count("\n") == 1 and said[0].startswith("error: ") and not Path("outputs").exists()
     return said[0].removeprefix("error: ").rstrip("\n")
@@ -131,8 +124,24 @@ def test_a_folder_of_hydra_s_is_refused_by_prepare_and_check_too(capsys):
         assert capsys.readouterr().err.startswith("error: hydra.run.dir=x: not used here; out=FOLDER says")
 
 
-def test_other_sweepers_refuse_an_axis_without_values_too(capsys):
-    assert train.main(["-m", "hydra/sweeper=basic", *TINY, "seed=range(0)"]) == 2
+@pytest.mark.parametrize("launcher", ["launcher=local", "launcher=serial", "hydra/launcher=basic"])
+@pytest.mark.parametrize(
+    ("axis", "why"),
+    [
+        ("seed=range(0)", "nothing lies in this range"),
+        ("wd=glob(nope*)", "it fits none of the options"),
+        ("sweeps=glob(nope*)", "it fits none of the options"),
+    ],
+)
+def test_other_sweepers_refuse_an_axis_without_values_too(launcher, axis, why, capsys):
+    assert train.main(["-m", "hydra/sweeper=basic", launcher, *TINY, axis]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {axis}: an axis without values: {why}") and said.count("\n") == 1
+
+
+def test_an_empty_axis_of_another_sweeper_s_file_starts_nothing(capsys):
+    params = "hydra: {sweeper: {params: {seed: range(0)}}}"
+    assert train.main(["-m", "hydra/sweeper=basic", *TINY, *sweep_file("", before=params)]) == 2
     assert capsys.readouterr().err == "error: nothing to run: an axis of the command has no values\n"
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_runs import exit_code
 from small import NO_PROBES, TINY
 
 from bitnet import plan, train
@@ -65,16 +66,9 @@ def test_several_gpus_are_shared_and_make_no_further_runs(monkeypatch):
         return {}
 
     monkeypatch.setattr(controller.local, "run_all", run_all)
-    assert train_code("-m", *RUN, "device=cuda:3,cuda:1", "seed=0,1,2") == 1  # nothing was carried out
+    assert exit_code(train.main, "-m", *RUN, "device=cuda:3,cuda:1", "seed=0,1,2") == 1  # nothing was carried out
     assert launched == [(3, "cuda:3,cuda:1", {"jobs": None, "jobs_per_gpu": 1, "stalled_minutes": 30})]
     assert statuses() == ["queued"] * 3
-
-
-def train_code(*arguments: str) -> int | str | None:
-    try:
-        return train.main(list(arguments))
-    except SystemExit as ended:
-        return ended.code
 
 
 @pytest.mark.parametrize(
@@ -88,7 +82,7 @@ def train_code(*arguments: str) -> int | str | None:
     ],
 )  # fmt: skip
 def test_devices_that_runs_cannot_share_are_refused(typed, said, capsys):
-    assert train_code(*RUN, *typed) == 2
+    assert exit_code(train.main, *RUN, *typed) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {said}") and statuses() == []
 
 
@@ -97,6 +91,27 @@ def test_of_several_gpus_a_run_by_itself_takes_the_first(monkeypatch):
     assert str(device.pick_device("cuda:1,cuda:0")) == "cuda:1"
     with pytest.raises(UserError, match="device=cuda:2: this machine has 2 CUDA devices"):
         device.pick_device("cuda:1,cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("typed", "at_once", "said"),
+    [
+        ("launcher.jobs=2", 2, "2 at once"),
+        ("launcher=serial", 1, "1 at once"),
+        ("hydra/launcher=basic", 1, "1 at once"),
+        ("hydra/launcher=submitit_local", None, "as many at once as hydra/launcher=submitit_local decides"),
+        ("hydra/launcher=submitit_slurm", None, "on a cluster"),
+        ("launcher=slurm", None, "on a cluster"),
+    ],
+)
+def test_a_plan_says_what_it_knows_of_where_runs_go(typed, at_once, said, capsys):
+    if "submitit" in typed and not is_installed("submitit_local"):
+        pytest.skip("hydra-submitit-launcher is not installed")
+    place = placement(*requested_runs([*RUN, typed, "seed=0,1,2"], True, None))
+    assert place.at_once == at_once
+    assert plan.main(["-m", "--no-measure", *RUN, typed, "seed=0,1,2"]) == 0
+    assert f"{said}, " in capsys.readouterr().out
+    assert placement(*requested_runs([*RUN, typed], False, None)).at_once == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ several sweeps

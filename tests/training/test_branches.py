@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_runs import record
 from small import FEW_PROBES, TINY
 
 from bitnet import plan, train
@@ -34,10 +35,6 @@ def runs(out: str) -> dict[str, Path]:
     """Run folders by what tells their arms apart."""
     found = [p.parent for p in Path(out).glob("*/*/run.json")]
     return {RunRecord(f).config()["wd"]["stage2"]: f for f in found}
-
-
-def record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
 
 
 def planned(values, *arms: str) -> list[tuple[int, int] | None]:

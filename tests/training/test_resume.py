@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_runs import exit_code, record, undisturbed
 from run_folders import metrics
 from safetensors.torch import load_file, save_file
 from small import FEW_PROBES, TINY
@@ -29,29 +30,17 @@ REAL_PROVENANCE = provenance.provenance
 
 def trained(*arguments: str) -> int:
     """Exit code of the training command."""
-    try:
-        return train.main(list(arguments))
-    except SystemExit as ended:
-        return ended.code
+    return exit_code(train.main, *arguments)
 
 
 def command(*arguments: str) -> int:
     return trained(*SMALL, *arguments)
 
 
-def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed, with all of its checkpoints."""
-    out = tmp_path_factory.mktemp("calm")
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(sys, "argv", ["bitnet-train"])
-        assert command(f"out={out}") == 0
-    (found,) = out.glob("*/*/run.json")
-    return found.parent
+    return undisturbed(tmp_path_factory, *SMALL)
 
 
 @pytest.fixture
@@ -113,7 +102,7 @@ def with_a_row_twice(text: str) -> str:
         (cut_to_the_first_row, "metrics.csv lacks the evaluations at steps 4, 8, 12"),
         (without_a_row_in_the_middle, "metrics.csv lacks the evaluation at step 4"),
         (with_a_changed_value, "metrics.csv was changed"),
-        (with_columns_swapped, "metrics.csv has no row that can be read, or another header"),
+        (with_columns_swapped, "metrics.csv is not used: another program saved it (Loss "),
         (with_a_row_twice, "metrics.csv has rows that the run did not write"),
         (None, "metrics.csv is missing"),
     ],
